@@ -1,0 +1,21 @@
+"""The one exception whose message is meant for a person."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. The message names what was found, what was expected, what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
+    """An error for an unknown name that lists the allowed ones, the nearest first."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")

@@ -1,0 +1,107 @@
+"""The samples of clip shards and guide shards, and how a score map is stored.
+
+A shard is an ordinary WebDataset tar, readable by anyone's loader. Clip sample: `KEY.json`, `KEY.mp4`.
+Guide sample: `KEY.json`, `KEY.scores.npy`, and `KEY.text.npy` where the guide has text; a video without
+a guide has only its `KEY.json`, with the reason, so that both tars hold the same keys in the same order.
+
+Shapes: C captions (score maps) of a video, F scored frames, H x W grid cells, D text width.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import UserError
+
+Array = np.ndarray[Any, Any]
+LEVELS = 255  # of a stored score: one byte
+
+
+class ClipMeta(BaseModel):
+    """`KEY.json` of a clip shard."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    video_id: str
+    frames: int
+    fps: float
+    width: int  # of the stored video, pixels
+    height: int
+    label: int | None
+    label_text: str | None
+    split: str
+
+
+class GuideMeta(BaseModel):
+    """`KEY.json` of a guide shard."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    video_id: str
+    frames: int  # of the stored video: F = ceil(frames / frame_stride)
+    frame_stride: int  # map f scores frame f * frame_stride
+    captions: list[str] = []  # C texts, untrusted; empty for guides without text
+    scale: list[float] = []  # C: score = stored * scale + offset
+    offset: list[float] = []
+    missing: str | None = None  # why there is no map
+
+
+def quantize(scores: Array) -> tuple[Array, list[float], list[float]]:
+    """Scores [C, F, H, W] float32 -> uint8 of the same shape, with scale [C] and offset [C].
+
+    Linear between the least and the greatest score of each map: the error is at most half a step,
+    (max - min) / 510. Scores closer than a step may tie; masks break ties by position.
+
+    Raises ValueError when a score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is NaN or infinite: the encoder or the video is broken")
+    low = scores.min(axis=(1, 2, 3)).astype(np.float32)
+    step = (scores.max(axis=(1, 2, 3)).astype(np.float32) - low) / LEVELS
+    safe = np.where(step > 0, step, 1).astype(np.float32)[:, None, None, None]
+    stored = np.rint((scores - low[:, None, None, None]) / safe).clip(0, LEVELS).astype(np.uint8)
+    return stored, [float(value) for value in step], [float(value) for value in low]
+
+
+def dequantize(stored: Array, scale: float, offset: float) -> Array:
+    """One stored map, uint8 of any shape -> float32 scores."""
+    return stored.astype(np.float32) * np.float32(scale) + np.float32(offset)
+
+
+def npy_bytes(array: Array) -> bytes:
+    """An array as .npy; object arrays are refused, for they would be pickled."""
+    if array.dtype.hasobject:
+        raise ValueError(f"dtype {array.dtype} would be pickled")
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_array(data: bytes) -> Array:
+    """Raises ValueError for anything that is not a plain array."""
+    return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def meta_bytes(meta: BaseModel) -> bytes:
+    return json.dumps(meta.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def clip_meta(data: bytes, where: str) -> ClipMeta:
+    """Raises UserError, naming `where`, when the bytes are not a clip's json."""
+    try:
+        return ClipMeta.model_validate_json(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: not the json of a clip sample: {error.errors()[0]['msg']}") from error
+
+
+def guide_meta(data: bytes, where: str) -> GuideMeta:
+    """Raises UserError, naming `where`, when the bytes are not a guide's json."""
+    try:
+        return GuideMeta.model_validate_json(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: not the json of a guide sample: {error.errors()[0]['msg']}") from error

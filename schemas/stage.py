@@ -1,0 +1,105 @@
+"""stage.json: what made a folder, and whether that is still what is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.atomic import write_json
+from schemas.errors import UserError
+
+SCHEMA_VERSION = 1  # raise it when the meaning of a stage's files changes: everything is then stale
+FILE = "stage.json"
+
+
+class StageRecord(BaseModel):
+    """Written last in a stage's folder: without it the stage is not complete."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str
+    config: dict[str, Any]  # what was asked for and determines the output
+    inputs: dict[str, str]  # name of an input -> its digest (StageRecord.output of the stage that wrote it)
+    output: str  # digest of what was written; downstream stages depend on this, not on our fingerprint
+    counts: dict[str, int]  # done, failed, and more by stage
+    failed: dict[str, int]  # by error class
+    tools: dict[str, str]  # versions of the libraries used; recorded, not part of the fingerprint
+    info: dict[str, Any] = {}  # facts for readers, such as the data root
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage would make: known before it runs, and compared with the record of what it made."""
+
+    stage: str
+    folder: Path
+    config: dict[str, Any]  # what determines the output, and only that
+    inputs: dict[str, str]  # as in StageRecord
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Library versions are recorded but left out: an upgrade must not rebuild 200 000 videos by itself."""
+        content = {
+            "stage": self.stage,
+            "schema_version": SCHEMA_VERSION,
+            "config": self.config,
+            "inputs": self.inputs,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+    def differences(self, record: StageRecord) -> list[str]:
+        """Why `record` is not what this spec would make, in words; empty when it is."""
+        if record.fingerprint == self.fingerprint:
+            return []
+        if record.schema_version != SCHEMA_VERSION:
+            return [f"made by schema version {record.schema_version}, this is {SCHEMA_VERSION}"]
+        before, now = (json.loads(json.dumps(config)) for config in (record.config, self.config))  # tuples to lists
+        reasons = [
+            f"{name}: {_short(before.get(name))} -> {_short(now.get(name))}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        names = sorted({*record.inputs, *self.inputs})
+        reasons += [f"{name} changed" for name in names if record.inputs.get(name) != self.inputs.get(name)]
+        return reasons or ["made by another version of this stage"]
+
+
+def write_record(folder: Path, record: StageRecord) -> None:
+    write_json(folder / FILE, record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> StageRecord | None:
+    """The record of a completed stage, or None where there is none.
+
+    Raises UserError when the file is there but is not a stage record of this version of tgmae.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return StageRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is not a stage record: {error.errors()[0]['msg']}; delete the folder to rebuild") from error
+
+
+def required_record(folder: Path, command: str) -> StageRecord:
+    """The record of a stage that must be complete; `command` is what makes it so."""
+    record = read_record(folder)
+    if record is None:
+        state = "is incomplete (it was stopped)" if folder.is_dir() else "is not there"
+        raise UserError(f"{folder} {state}: run `{command}` first")
+    return record
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else text[:57] + "..."

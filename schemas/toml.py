@@ -1,0 +1,139 @@
+"""An Experiment from a TOML file and --set overrides; every mistake is answered with the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_experiment(path: Path | None, overrides: Sequence[str] = (), **defaults: Any) -> Experiment:
+    """Reads `path` (None: all defaults), then applies overrides such as "mask.ratio=0.6", in order.
+
+    A file may start from another, `base = "base.toml"`, relative to itself; its own keys win.
+    Raises UserError for an unreadable file, an unknown key, or a value out of range.
+    """
+    values = {**defaults, **(_read(path, ()) if path else {})}
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path) if path else "the command line")) from error
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: `base` leads back to itself")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base = {base!r} is not the path of a TOML file")
+    return _merged(_read(path.parent / base, (*above, path.resolve())), values)
+
+
+def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets one dotted key; the value is TOML where it parses as such (0.6, true, [1, 2]), else a string."""
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(f"--set {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for name in names[:-1]:
+        values[name] = dict(values.get(name, {})) if isinstance(values.get(name, {}), dict) else {}
+        values = values[name]
+    values[names[-1]] = value
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            lines.append(_unknown_key(place))
+        elif problem["type"] == "value_error":
+            lines.append(f"{'.'.join(place) + ': ' if place else ''}{problem['ctx']['error']}")
+        else:
+            lines.append(f"{'.'.join(place)} = {problem['input']!r}: {problem['msg']}")
+    return f"in {source}: " + "; ".join(lines)
+
+
+def _unknown_key(place: list[str]) -> str:
+    model: type[BaseModel] = Experiment
+    for name in place[:-1]:
+        model = model.model_fields[name].annotation  # type: ignore[assignment]
+    known = list(model.model_fields)
+    near = [".".join([*place[:-1], name]) for name in difflib.get_close_matches(place[-1], known, n=1, cutoff=0.6)]
+    # The right name in the wrong section is as frequent a mistake as a misspelt one.
+    near = [key for key in all_keys() if key.rpartition(".")[2] == place[-1]][:1] or near
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key {'.'.join(place)!r}, {hint}"
+
+
+def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    """Every key of the config, dotted."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += all_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def dump(experiment: Experiment) -> str:
+    """The whole config as TOML, defaults included, to keep beside what it made."""
+    return "\n".join(_lines(experiment, "")) + "\n"
+
+
+def _lines(section: BaseModel, prefix: str) -> list[str]:
+    plain, nested = [], []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            nested += ["", f"[{prefix}{name}]", *_lines(value, f"{prefix}{name}.")]
+        else:
+            plain.append(f"{name} = {_literal(value)}")
+    return plain + nested
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,111 @@
+"""The experiment config: read, overridden, kept, and its mistakes answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.toml import all_keys, dump, load_experiment
+
+
+def load(*overrides: str) -> Experiment:
+    return load_experiment(None, overrides, workspace="work")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
+    experiment = load("mask.ratio=0.75", 'name="a \\"quoted\\" \\\\ name"', "clip.scales=[1.0, 0.5]", "clip.flip=false")
+    assert load_experiment(write(tmp_path / "kept.toml", dump(experiment))) == experiment
+
+
+@given(st.text(max_size=30))
+def test_any_text_survives_the_dump(text: str) -> None:
+    import tempfile
+
+    experiment = load_experiment(None, workspace=text)
+    with tempfile.TemporaryDirectory() as folder:
+        assert load_experiment(write(Path(folder) / "kept.toml", dump(experiment))).workspace == text
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("mask.ratio=0.75", 0.75),
+        ("mask.ratio = 0.75", 0.75),
+        ("mask.kind=tube", "tube"),
+        ('mask.kind="tube"', "tube"),
+        ("clip.scales=[1, 0.5]", (1.0, 0.5)),
+        ("clip.flip=false", False),
+        ("caption.blip2.prompt=a photo of", "a photo of"),
+    ],
+)
+def test_overrides_take_toml_or_plain_text(override: str, value: object) -> None:
+    found: object = load(override)
+    for name in override.partition("=")[0].strip().split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("mask.ratoi=0.5", "did you mean 'mask.ratio'"),
+        ("ratio=0.5", "did you mean 'mask.ratio'"),
+        ("pretrain.ratio=0.5", "did you mean 'mask.ratio'"),
+        ("optim.batchsize=8", "did you mean 'optim.batch_size'"),
+        ("mask.kind=topk", "'top-k', 'bottom-k', 'tube' or 'random'"),
+        ("mask.ratio=1", "less than 1"),
+        ("mask.ratio", "section.key=value"),
+        ("guide=none", "needs guide = 'text'"),
+        ("clip.size=100", "not a multiple of model.patch"),
+        ("clip.frames=15", "not a multiple of model.tubelet"),
+        ("optim.accumulate=3", "not a multiple of accumulate x processes"),
+        ("objective.reconstruction=0", "nothing to learn"),
+        ("captions=3", "'blip2' or 'oracle'"),
+    ],
+)
+def test_mistakes_are_answered_with_what_is_known(override: str, hint: str) -> None:
+    with pytest.raises(UserError, match="in the command line|section.key=value") as raised:
+        load(override)
+    assert hint in str(raised.value)
+
+
+def test_a_config_may_start_from_another(tmp_path: Path) -> None:
+    write(tmp_path / "base.toml", 'workspace = "w"\n[mask]\nkind = "tube"\nratio = 0.9\n')
+    (tmp_path / "rows").mkdir()
+    row = write(tmp_path / "rows" / "row.toml", 'base = "../base.toml"\n[mask]\nratio = 0.75\n')
+    assert load_experiment(row).mask.model_dump() == {"kind": "tube", "ratio": 0.75}
+
+
+def test_a_base_that_leads_back_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", 'base = "b.toml"')
+    write(tmp_path / "b.toml", 'base = "a.toml"')
+    with pytest.raises(UserError, match="leads back to itself"):
+        load_experiment(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(("text", "said"), [("a = ", "is not TOML"), (None, "cannot read the config")])
+def test_an_unreadable_config_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "x.toml"
+    if text is not None:
+        write(path, text)
+    with pytest.raises(UserError, match=said):
+        load_experiment(path)
+
+
+def test_every_key_can_be_set() -> None:
+    experiment = load()
+    for key in all_keys():
+        found: object = experiment
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert not hasattr(found, "model_fields")
