@@ -84,7 +84,7 @@ def npy_bytes(array: Array) -> bytes:
 
 def npy_array(data: bytes) -> Array:
     """Raises ValueError for anything that is not a plain array."""
-    return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def meta_bytes(meta: BaseModel) -> bytes:

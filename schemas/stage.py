@@ -88,7 +88,9 @@ def read_record(folder: Path) -> StageRecord | None:
     try:
         return StageRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path} is not a stage record: {error.errors()[0]['msg']}; delete the folder to rebuild") from error
+        raise UserError(
+            f"{path} is not a stage record: {error.errors()[0]['msg']}; delete the folder to rebuild"
+        ) from error
 
 
 def required_record(folder: Path, command: str) -> StageRecord:

@@ -14,9 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from schemas.errors import UserError
 from schemas.shards import clip_meta, dequantize, guide_meta, npy_array, npy_bytes, quantize
 
-SCORES = arrays(
-    np.float32, array_shapes(min_dims=4, max_dims=4, max_side=5), elements=st.floats(-1, 1, width=32)
-)
+SCORES = arrays(np.float32, array_shapes(min_dims=4, max_dims=4, max_side=5), elements=st.floats(-1, 1, width=32))
 
 
 @given(SCORES)
@@ -48,7 +46,7 @@ def test_nothing_is_ever_pickled(tmp_path: Path) -> None:
         npy_bytes(np.array([{}], dtype=object))
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="allow_pickle=False"):
         npy_array(buffer.getvalue())
 
 

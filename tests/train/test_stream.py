@@ -1,0 +1,248 @@
+"""The stream: the same clips whatever the workers, ranks and restarts; and what damaged shards answer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import required_record, write_record
+from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table, table, write_table
+from schemas.workspace import Workspace
+from train.objective import model_config
+from train.sampling import BatchPlan, digest64, epoch_order, generator, random_frames, spread_frames
+from train.stream import Batch, ClipDataset, decode, read_clip, stream, text_width
+from train.videos import open_videos, videos_to_pretrain_on
+
+Small = Callable[..., Experiment]
+SHARDS = np.repeat(np.arange(7), [5, 3, 9, 1, 4, 6, 2])
+
+
+def dataset(experiment: Experiment) -> ClipDataset:
+    videos, _ = videos_to_pretrain_on(Workspace(Path(experiment.workspace)), experiment.guide_name)
+    return ClipDataset(videos, experiment, model_config(experiment).grid)
+
+
+def batches(experiment: Experiment, *, workers: int = 0, **plan: Any) -> list[Batch]:
+    data = dataset(experiment)
+    options: dict[str, Any] = {"seed": 0, "epochs": 2, "batch_size": 4, **plan}
+    return list(stream(data, BatchPlan(data.videos.column("shard"), **options), workers=workers, pin=False))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = zip(a, b, strict=True)
+    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 5), st.integers(0, 50), st.integers(1, 9))
+def test_an_epoch_is_a_permutation_that_stays_within_blocks_of_shards(seed: int, epoch: int, block: int) -> None:
+    order = epoch_order(SHARDS, seed=seed, epoch=epoch, block=block)
+    assert sorted(order) == list(range(len(SHARDS)))
+    assert np.array_equal(order, epoch_order(SHARDS, seed=seed, epoch=epoch, block=block))
+    seen = SHARDS[order]
+    first, last = ({s: f(np.flatnonzero(seen == s)) for s in range(7)} for f in (min, max))
+    for row in range(len(seen)):  # never more than `block` shards are half read
+        assert sum(first[s] <= row <= last[s] for s in range(7)) <= block
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {tuple(epoch_order(SHARDS, seed=s, epoch=e, block=2)) for s in range(3) for e in range(3)}
+    assert len(orders) == 9
+
+
+def test_generators_do_not_depend_on_the_process() -> None:
+    assert digest64("a caption") == 5338431581126396098
+    assert generator(1, 2, "key", "crop").random() == generator(1, 2, "key", "crop").random()
+    assert generator(1, 2, "key", "crop").random() != generator(1, 2, "key", "flip").random()
+
+
+@given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 3]), st.integers(0, 4))
+def test_ranks_partition_every_micro_batch(world: int, accumulate: int, start: int) -> None:
+    options: dict[str, Any] = {"shards": SHARDS, "seed": 3, "epochs": 3, "batch_size": 12, "accumulate": accumulate}
+    whole = list(BatchPlan(**options, start=start))
+    parts = [list(BatchPlan(**options, start=start, world=world, rank=rank)) for rank in range(world)]
+    assert [list(chain(*micro)) for micro in zip(*parts, strict=True)] == whole
+    assert len(whole) == len(BatchPlan(**options, start=start)) == (3 * 2 - start) * accumulate
+    assert whole == list(BatchPlan(**options))[start * accumulate :]
+
+
+def test_too_few_videos_and_batches_that_cannot_be_cut() -> None:
+    with pytest.raises(UserError, match="30 videos to train on, too few for one batch of 64"):
+        BatchPlan(SHARDS, seed=0, epochs=1, batch_size=64)
+    with pytest.raises(UserError, match="not a multiple of accumulate x processes = 1 x 3"):
+        BatchPlan(SHARDS, seed=0, epochs=1, batch_size=8, world=3)
+
+
+@given(st.integers(1, 80), st.integers(1, 16), st.integers(1, 5), st.integers(0, 99))
+def test_frames_are_evenly_spaced_and_clamped_to_the_last(total: int, frames: int, stride: int, seed: int) -> None:
+    chosen = random_frames(total, frames=frames, stride=stride, rng=np.random.default_rng(seed))
+    assert chosen.shape == (frames,) and chosen[0] >= 0 and chosen[-1] < total
+    if total >= frames * stride:
+        assert set(np.diff(chosen)) <= {stride}
+    else:
+        assert np.array_equal(chosen, np.minimum(np.arange(frames) * stride, total - 1))
+
+
+def test_views_are_spread() -> None:
+    starts = [int(v[0]) for v in spread_frames(20, frames=4, stride=2, views=3)]
+    assert starts == [0, 6, 12]
+    assert int(spread_frames(20, frames=4, stride=2, views=1)[0][0]) == 6
+    assert [list(v) for v in spread_frames(3, frames=4, stride=2, views=2)] == [[0, 2, 2, 2]] * 2
+
+
+def test_batches_do_not_depend_on_workers(small: Small) -> None:
+    experiment = small(objective={"contrastive": 1.0})
+    alone, two = batches(experiment), batches(experiment, workers=2)
+    assert len(alone) == len(two) == 2 * (13 // 4)
+    assert all(map(same, alone, two))
+
+
+def test_the_stream_starts_anywhere(small: Small) -> None:
+    experiment = small(objective={"contrastive": 1.0})
+    whole = batches(experiment, accumulate=2)
+    for start in (1, 3, 5):
+        assert all(map(same, whole[2 * start :], batches(experiment, accumulate=2, start=start)))
+
+
+def test_what_a_batch_holds(small: Small) -> None:
+    experiment = small(objective={"contrastive": 1.0}, mask={"ratio": 0.6})
+    batch = batches(experiment)[0]
+    assert batch.clip_BTHWC.shape == (4, 4, 32, 32, 3) and batch.clip_BTHWC.dtype == torch.uint8
+    assert batch.mask_BN.shape == (4, 2 * 16) and batch.mask_BN.sum(1).tolist() == [20] * 4  # 10 of 16, twice
+    assert batch.text_BD is not None and batch.text_BD.shape == (4, 12) and batch.text_BD.dtype == torch.float32
+    assert batch.visible_index_BV.shape == (4, 12) and batch.hidden_index_BM.shape == (4, 20)
+    assert len(set(batch.keys)) == 4 and set(batch.label_B.tolist()) <= {0, 1}
+    assert text_width(dataset(experiment).videos) == 12
+    plain = batches(small(mask={"kind": "tube"}, guide="none"))[0]
+    assert plain.text_BD is None and plain.caption_id_B.tolist() == [0] * 4
+
+
+def test_other_masks_see_the_same_clips(small: Small) -> None:
+    guided, tube = batches(small()), batches(small(mask={"kind": "tube"}))
+    for a, b in zip(guided, tube, strict=True):
+        assert torch.equal(a.clip_BTHWC, b.clip_BTHWC) and not torch.equal(a.mask_BN, b.mask_BN)
+
+
+def test_only_the_asked_frames_in_the_asked_order(workspace: Workspace) -> None:
+    """decord's seeking agrees with PyAV's sequential decoding, at B-frames and across groups of pictures."""
+    meta, mp4 = read_clip(open_videos(workspace).clip_place(0))
+    with av.open(io.BytesIO(mp4)) as container:
+        every = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    for numbers in ([0], [19], [3, 5, 7, 9], [11, 12, 13], [2, 9, 9, 9], [18, 1, 13]):
+        got = decode(mp4, np.asarray(numbers), meta, "here")
+        assert np.abs(got.astype(int) - every[numbers]).max() <= 3  # converters round differently
+
+
+def test_a_short_video_is_padded_not_dropped(small: Small) -> None:
+    data = dataset(small(mask={"kind": "tube"}))
+    rows = [row for row in range(len(data.videos)) if data.videos.strings("video_id")[row] == "fast/003.mp4"]
+    clip = data.sample(0, rows[0]).clip_THWC  # 3 frames, stride 2: frames 0, 2, 2, 2
+    assert not torch.equal(clip[0], clip[1]) and torch.equal(clip[1], clip[2]) and torch.equal(clip[2], clip[3])
+
+
+def test_videos_without_a_map_are_left_out_and_counted(workspace: Workspace) -> None:
+    videos, left_out = videos_to_pretrain_on(workspace, "text-blip2")
+    assert (len(videos), left_out) == (13, 1) and "fast/005.mp4" not in videos.strings("video_id")
+    assert len(videos_to_pretrain_on(workspace, None)[0]) == 14
+
+
+def test_only_the_training_split_is_pretrained_on(workspace: Workspace) -> None:
+    path = workspace.clips / "index.parquet"
+    rows = read_table(path, CLIP_INDEX).to_pylist()
+    write_table(path, [{**row, "split": "val" if i < 4 else "train"} for i, row in enumerate(rows)], CLIP_INDEX)
+    assert len(videos_to_pretrain_on(workspace, None)[0]) == 10
+    write_table(path, [{**row, "split": "val"} for row in rows], CLIP_INDEX)
+    with pytest.raises(UserError, match=r"no video to pretrain on.*\['val'\]"):
+        videos_to_pretrain_on(workspace, None)
+
+
+def test_a_guide_of_other_clips_is_refused(workspace: Workspace) -> None:
+    folder = workspace.guide("text-blip2")
+    before = required_record(folder, "")
+    write_record(folder, before.model_copy(update={"inputs": {"clips": "another"}}))
+    with pytest.raises(UserError, match="made from other clips.*tgmae guide .* --captions blip2"):
+        open_videos(workspace, "text-blip2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "14 clips, but 13 rows"),
+        (lambda rows: [rows[1], rows[0], *rows[2:]], "row 0 is .* in shard 0 there, but .* in shard 0 in the guide"),
+        (lambda rows: [{**rows[0], "shard": 2}, *rows[1:]], "shard 0 there, but .* in shard 2"),
+    ],
+)
+def test_a_guide_index_that_differs_is_refused(workspace: Workspace, change: Any, message: str) -> None:
+    path = workspace.guide("text-blip2") / "index.parquet"
+    write_table(path, table(change(read_table(path, GUIDE_INDEX).to_pylist()), GUIDE_INDEX), GUIDE_INDEX)
+    with pytest.raises(UserError, match=message):
+        open_videos(workspace, "text-blip2")
+
+
+def test_a_stage_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `tgmae shard"):
+        open_videos(Workspace(tmp_path), None)
+
+
+def spoil(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(data[:3000])
+    elif how == "noise":
+        path.write_bytes(bytes(255 - byte for byte in data))
+    elif how == "shifted":
+        path.write_bytes(data[512:] + bytes(512))
+    elif how == "video":
+        start = data.index(b"moov")
+        path.write_bytes(data[:start] + bytes(200) + data[start + 200 :])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("how", ["cut", "noise", "shifted", "video"])
+def test_damaged_shards_are_named(small: Small, workspace: Workspace, how: str, workers: int) -> None:
+    for shard in workspace.clips.glob("*.tar"):
+        spoil(shard, how)
+    with pytest.raises(UserError, match=r"0000\d\d\.tar at byte \d+.*rebuild it") as caught:
+        batches(small(mask={"kind": "tube"}), workers=workers)
+    assert "Traceback" not in str(caught.value)
+    if how == "video":
+        assert "cannot be decoded" in str(caught.value) and ".mp4'" in str(caught.value)
+
+
+def test_swapped_shards_are_noticed(small: Small, workspace: Workspace) -> None:
+    a, b = (workspace.guide("text-blip2") / f"00000{n}.tar" for n in (0, 2))
+    data_a, data_b = a.read_bytes(), b.read_bytes()
+    a.write_bytes(data_b)
+    b.write_bytes(data_a)
+    with pytest.raises(UserError, match="the index says|not a sample"):
+        batches(small())
+
+
+def test_scores_that_are_no_array_or_another_are_named(small: Small, workspace: Workspace) -> None:
+    path = workspace.guide("text-blip2") / "index.parquet"
+    rows = read_table(path, GUIDE_INDEX).to_pylist()
+    write_table(path, [{**row, "maps": 3 * bool(row["maps"])} for row in rows], GUIDE_INDEX)
+    with pytest.raises(UserError, match="2 score maps, the index says 3"):
+        batches(small())
+    write_table(path, rows, GUIDE_INDEX)
+    for shard in workspace.guide("text-blip2").glob("*.tar"):
+        shard.write_bytes(shard.read_bytes().replace(b"NUMPY", b"XXXXX"))
+    with pytest.raises(UserError, match="scores.npy of .* is not an array"):
+        batches(small())
+
+
+def test_batches_come_one_at_a_time(small: Small) -> None:
+    data = dataset(small())
+    plan = BatchPlan(data.videos.column("shard"), seed=0, epochs=10**6, batch_size=4)
+    assert len(list(islice(stream(data, plan, workers=1, pin=False), 2))) == 2

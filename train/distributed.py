@@ -1,0 +1,101 @@
+"""Processes and devices: what torchrun sets up, and starting it where the config asks for several processes."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.toml import dump
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one process that writes files and prints."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks, elementwise, on all of them; `values` is overwritten."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+
+def under_torchrun() -> bool:
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is this rank's GPU where there is one, else the CPU. Errors: UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not known: auto, cpu, cuda, cuda:1") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = local_rank if device.index is None else device.index
+        if index >= count:
+            raise UserError(f"device {name!r}, GPU number {index}, is not there: torch sees {count} GPUs")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def process_group(device_name: str) -> Iterator[Ranks]:
+    """This process's Ranks; under torchrun joined with the others by NCCL on GPUs and gloo on CPUs."""
+    if not under_torchrun():
+        yield Ranks(0, 1, choose_device(device_name))
+        return
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    device = choose_device(device_name, local)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
+    yield Ranks(rank, world, device)
+    # Only after success: with a collective under way, taking NCCL down would wait for ranks that have
+    # failed, while a process that just ends makes torchrun end the others.
+    dist.destroy_process_group()
+
+
+def launch(experiment: Experiment, *arguments: str) -> None:
+    """Pretrains in pretrain.processes processes on this machine, by torchrun, and waits for them.
+
+    Errors: UserError when they end with an error, which they have printed themselves.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.toml"
+        config.write_text(dump(experiment), encoding="utf-8")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun += ["--nproc-per-node", str(experiment.pretrain.processes)]
+        command = [*torchrun, "-m", "train", "pretrain", str(config), *arguments]
+        # Threads are shared out, as torchrun would else give each process a single one.
+        threads = str(max((os.cpu_count() or 1) // experiment.pretrain.processes, 1))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"pretraining in {experiment.pretrain.processes} processes failed: its error is printed above")
