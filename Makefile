@@ -1,0 +1,51 @@
+# Every target sets up the environment itself, when there is none or when its recipe has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SUPPORTED := 3.10 to 3.13
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint bench demo-models clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter ($(SUPPORTED)), VENV=folder the environment's place."
+
+setup: $(READY) ## make the environment, with everything pinned (about 6 GB)
+
+demo: $(READY) ## run every stage on the embedded world; the report lies under work/demo
+	$(BIN)/tgmae demo --out work/demo
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## run every program in bench/
+	@for program in bench/[a-z]*.py; do \
+		[ -e "$$program" ] || { echo "bench/ holds no programs yet"; continue; }; \
+		echo "== $$program"; $(BIN)/python "$$program" || exit; \
+	done
+
+demo-models: $(READY) ## train the demo's small models anew
+	$(BIN)/python -m pipeline.world.train_models
+
+clean: ## remove the environment, caches and the demo's output
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache work/demo
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is there is brought up to date with the Python it has.
+$(READY): pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || { \
+		command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not there: make ... PYTHON=/path/to/python"; exit 1; }; \
+		$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+			echo "tgmae runs on Python $(SUPPORTED); $(PYTHON) is $$($(PYTHON) -V). Choose another: make ... PYTHON=python3.12"; \
+			exit 1; }; \
+		$(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[pipeline,train,dev]'
+	@touch $@

@@ -1,0 +1,24 @@
+# index, caption, shard, guide: Ray, the models that caption and score, PyAV.
+#   docker build -f docker/pipeline.Dockerfile -t tgmae-pipeline .
+FROM python:3.11-slim
+
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1
+
+# First what tgmae needs, as long as the pins are the same; no sources are there yet.
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+RUN pip install -c constraints.txt '.[pipeline]'
+
+COPY schemas schemas
+COPY pipeline pipeline
+COPY train train
+COPY tgmae tgmae
+RUN pip install --no-deps --no-build-isolation --force-reinstall .
+
+RUN useradd --create-home --uid 1000 tgmae && install -d -o tgmae -g tgmae /work
+USER tgmae
+WORKDIR /work
+ENTRYPOINT ["tgmae"]
+CMD ["--help"]

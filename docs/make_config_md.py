@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Writes docs/config.md from schemas/config.py: every key with its type, its default and the comment beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tokenize
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from schemas import config
+from schemas.config import Experiment
+
+PAGE = Path(__file__).with_name("config.md")
+HEADER = """\
+<!-- Written by docs/make_config_md.py from schemas/config.py: change the comments there. -->
+# The config
+
+An experiment is one TOML file. Every key has a default but `workspace`; an unknown key is an error that names the
+nearest known one. A file may start from another, `base = "base.toml"`, a path relative to itself; its own keys win.
+On the command line `--set section.key=value` overrides a key and may be repeated; its value is TOML where it parses
+as TOML (`0.6`, `true`, `[1, 2]`), else a string. Options such as `--captions` win over `--set`.
+
+Trying `tgmae run experiment.toml --plan` shows which stages a change concerns.
+"""
+WORDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
+NAMES = {int: "integer", float: "number", str: "string", bool: "true or false"}
+
+
+def page() -> str:
+    comments = _comments(Path(config.__file__).read_text(encoding="utf-8"))
+    return HEADER + "".join(_section(Experiment, "", comments))
+
+
+def _section(model: type[BaseModel], prefix: str, comments: dict[tuple[str, str], str]) -> list[str]:
+    """The markdown of a section and of those inside it."""
+    plain = {name: field for name, field in model.model_fields.items() if not _is_section(field)}
+    lines = [f"\n## {f'`[{prefix}]`' if prefix else 'The experiment'}\n"]
+    if prefix and model.__doc__:
+        lines.append(f"{model.__doc__.strip()}\n")
+    if plain:
+        lines.append("\n| key | type | default | |\n| --- | --- | --- | --- |\n")
+    for name, field in plain.items():
+        comment = comments.get((model.__name__, name), "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_type(field.annotation, field.metadata)} | {_default(field)} | {comment} |\n")
+    for name, field in model.model_fields.items():
+        if _is_section(field):
+            assert isinstance(field.annotation, type)
+            lines += _section(field.annotation, f"{prefix}.{name}" if prefix else name, comments)
+    return lines
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _type(annotation: Any, metadata: list[Any]) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0], [*arguments[1:], *metadata])
+    if origin is Literal:
+        return " or ".join(f"`{json.dumps(choice)}`" for choice in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(each, []) for each in arguments if each is not type(None))
+    if origin in (tuple, list):
+        many = f"list of {_type(arguments[0], [])}s"
+        return many if Ellipsis in arguments or origin is list else f"{many}, {len(arguments)} of them"
+    bounds = [
+        words.format(f"{bound:g}")
+        for item in metadata
+        for name, words in WORDS.items()
+        if (bound := getattr(item, name, None)) is not None
+    ]
+    return " ".join([NAMES.get(annotation, str(annotation)), ", ".join(bounds)]).strip()
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    return f"`{json.dumps(field.default)}`"
+
+
+def _comments(source: str) -> dict[tuple[str, str], str]:
+    """(class, field) -> the comment that ends the field's line."""
+    found: dict[tuple[str, str], str] = {}
+    name = ""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        line = lines[token.start[0] - 1] if token.start[0] <= len(lines) else ""
+        if line.startswith("class "):
+            name = line.removeprefix("class ").partition("(")[0]
+        if token.type == tokenize.COMMENT and line.startswith("    ") and ":" in line:
+            found[name, line.partition(":")[0].strip()] = token.string.removeprefix("#").strip()
+    return found
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
