@@ -1,0 +1,115 @@
+"""`csv`: a list with a header, `path,label[,start,end,text,split]`, comma-separated, UTF-8.
+
+Paths are relative to the data root; other columns are passed over. Labels that are whole numbers in every
+row are class indices; otherwise they are names, numbered in alphabetical order. An empty cell is "not said".
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.datasets.entry import BadName, BadRow, Entry, Listing, OutsideRoot, check_path, printable
+from pipeline.datasets.folder import SPLITS
+from pipeline.video import VideoError
+from schemas.errors import UserError
+
+REQUIRED = ("path", "label")
+LARGEST = 2**31 - 1  # of a class index
+
+
+def list_csv(root: Path, list_path: Path | None = None) -> Listing:
+    """Raises UserError when the list is not such a csv; a bad row becomes a failure that names its line."""
+    if list_path is None:
+        raise UserError("format 'csv' needs a list (index.list)")
+    listing = Listing()
+    rows = list(_rows(list_path))
+    if not rows:
+        raise UserError(f"{list_path} lists no videos: it has a header and nothing else")
+    given = {row["label"] for _, row in rows if row.get("label")}
+    indices = all(re.fullmatch(r"[0-9]+", label) for label in given)
+    if indices and any(int(label) > LARGEST for label in given):
+        raise UserError(f"{list_path}: label {max(given, key=int)} is too large for a class index")
+    labels = {name: int(name) if indices else number for number, name in enumerate(sorted(given))}
+    for line, row in rows:
+        try:
+            listing.entries.append(_entry(root, row, labels, named=not indices))
+        except VideoError as error:
+            reason = type(error)(f"{list_path.name} line {line}: {error}")
+            listing.fail(row.get("path") or f"{list_path.name} line {line}", reason)
+    return listing
+
+
+def _rows(list_path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells of every row that is not blank."""
+    try:
+        # A list may name files in bytes that are no UTF-8: such a row fails alone.
+        with open(list_path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in REQUIRED if name not in header]
+            if missing:
+                found = printable(", ".join(header))[:200] or "nothing"
+                raise UserError(
+                    f"{list_path}: no column {' and no column '.join(map(repr, missing))}. Its first line is {found}; "
+                    "expected a header such as path,label or path,label,start,end,text,split"
+                )
+            if len(set(header)) < len(header):
+                raise UserError(f"{list_path}: a column is named twice in its header: {printable(', '.join(header))}")
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+                if len(cells) != len(header):
+                    row["fault"] = f"{len(cells)} cells, the header has {len(header)}"
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{list_path} line {reader.line_num}: not csv: {error}") from error
+    except OSError as error:
+        raise UserError(f"{list_path} cannot be read: {error.strerror}") from error
+
+
+def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bool) -> Entry:
+    if "fault" in row:
+        raise BadRow(row["fault"])
+    if not row["path"]:
+        raise BadRow("the path is empty")
+    given = os.path.join(root, row["path"])  # an absolute path stays as it is
+    path = Path(os.path.relpath(os.path.normpath(given), root)).as_posix()
+    if path.split("/")[0] == "..":
+        raise OutsideRoot(f"leads out of the data folder {root}")
+    check_path(root, path)
+    for column in ("label", "text"):
+        if printable(row.get(column, "")) != row.get(column, ""):
+            raise BadName(f"the {column} is not UTF-8: {printable(row[column])!r}")
+    start, end = (_seconds(row.get(column, ""), column) for column in ("start", "end"))
+    if end is not None and end <= (start or 0.0):
+        raise BadRow(f"end {end:g} s is not after start {start or 0:g} s")
+    split = row.get("split", "")
+    if split and split not in SPLITS:
+        raise BadRow(f"split {printable(split)!r} is none of {', '.join(SPLITS)}")
+    return Entry(
+        path=path,
+        label=labels[row["label"]] if row["label"] else None,
+        label_text=row["label"] if row["label"] and named else None,
+        split=SPLITS.get(split, ""),
+        start=start or None,  # from 0 is from the beginning
+        end=end,
+        text=row.get("text") or None,
+    )
+
+
+def _seconds(cell: str, column: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        raise BadRow(f"{column} {printable(cell)!r} is not a number of seconds") from None
+    if not math.isfinite(value) or value < 0:
+        raise BadRow(f"{column} {cell} is not a time")
+    return value

@@ -1,0 +1,125 @@
+"""What every list format yields, and the rules on paths that all of them share."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.units import Row
+from pipeline.video import UnreadableFile, VideoError
+from schemas.tables import failure
+
+STAGE = "index"
+
+# By its name a file is a video or it is not; what lies in folders beside videos is not tried.
+# A csv names its files itself: there any extension goes.
+VIDEOS = frozenset(
+    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".ivf", ".m1v", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov"}
+    | {".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
+)
+
+
+class OutsideRoot(VideoError):
+    pass
+
+
+class MissingFile(VideoError):
+    pass
+
+
+class BadName(VideoError):
+    pass
+
+
+class BadRow(VideoError):
+    """A line of a list that does not say what it should."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video or segment as its list names it; nothing of it has been opened yet."""
+
+    path: str  # posix, relative to the data root
+    label: int | None = None
+    label_text: str | None = None
+    split: str = ""
+    start: float | None = None  # seconds
+    end: float | None = None
+    text: str | None = None
+
+    @property
+    def video_id(self) -> str:
+        if self.start is None and self.end is None:
+            return self.path
+        return f"{self.path}#{_seconds(self.start or 0.0)}-{'' if self.end is None else _seconds(self.end)}"
+
+
+@dataclass
+class Listing:
+    """Videos to probe, failures of the list itself (rows of schemas.tables.FAILURES), and what was passed over."""
+
+    entries: list[Entry] = field(default_factory=list)
+    failures: list[Row] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)  # by kind, such as ".txt"
+
+    def fail(self, name: str, error: VideoError) -> None:
+        self.failures.append(failure(printable(name), STAGE, error))
+
+
+def videos(root: Path, listing: Listing) -> Iterator[str]:
+    """Paths of the files under `root` that are videos by name, sorted; the rest is counted in `listing`.
+
+    Hidden files and folders are passed over without count. Links to folders are not followed, and links to
+    files only within the root.
+    """
+    found: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        folder = os.path.relpath(error.filename, root)
+        listing.fail(folder, UnreadableFile(f"the folder cannot be read: {error.strerror}"))
+
+    for folder, subfolders, names in os.walk(root, onerror=unreadable):
+        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        listing.ignored["links to folders"] += sum(not name.startswith(".") for name in links)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            kind = os.path.splitext(name)[1].lower()
+            if kind in VIDEOS:
+                found.append(Path(os.path.relpath(os.path.join(folder, name), root)).as_posix())
+            else:
+                listing.ignored[printable(kind) or "no extension"] += 1
+    listing.ignored += Counter()  # drops zeros
+    for path in sorted(found):
+        try:
+            check_path(root, path)
+        except VideoError as error:
+            listing.fail(path, error)
+        else:
+            yield path
+
+
+def check_path(root: Path, path: str) -> None:
+    """Raises VideoError unless `path` names a file within `root` (resolved) in characters that tables can hold."""
+    if printable(path) != path:
+        raise BadName(f"{printable(path)!r} is not UTF-8: rename the file")
+    if "\0" in path:
+        raise BadName("a path with a zero byte")
+    real = os.path.realpath(root / path)
+    if os.path.commonpath([root, real]) != str(root):
+        raise OutsideRoot(f"leads out of the data folder, to {printable(real)}")
+    if not os.path.isfile(real):
+        raise MissingFile("is not there" if not os.path.exists(real) else "is not a file")
+
+
+def printable(name: str) -> str:
+    r"""The name with bytes that are not UTF-8 written as \xNN; any other name as it is."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")

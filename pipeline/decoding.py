@@ -1,0 +1,209 @@
+"""Reading videos of any kind: all frames, a segment, or a few. What opens a source opens it here.
+
+Times are seconds from the first frame shown. Pixels are taken as square, as decord and VideoMAE do.
+Colours follow the file's matrix and range; HDR is not tone-mapped. Interlaced video is left as it is.
+Every error of a video is a VideoError whose class is its reason in short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.video import (
+    RGB,
+    TIME_LIMIT,
+    Deadline,
+    NoFrames,
+    average_rate,
+    guarded,
+    opened,
+    rgb,
+    timed,
+)
+
+NEAR = 5e-4  # seconds: lists name times to the millisecond, so a frame so near to a bound is on it
+
+
+def decode(
+    path: Path,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+) -> Iterator[av.VideoFrame]:
+    """All frames with start <= time < end, in order, not yet rotated.
+
+    `threads` of the decoder: 1 inside actors and thread pools, 0 lets libav choose. Seeks where that is
+    exact, else decodes from the beginning.
+    Raises VideoError; CorruptVideo in the middle of the frames where the decoder gives up.
+    """
+    deadline = Deadline(time_limit)
+    if start is not None and start > NEAR:
+        with opened(path, threads) as (container, stream):
+            segment = _segment(container, stream, start, end, deadline, seek=True)
+            first = next(segment, None)
+            if first is not None:
+                yield first
+                yield from segment
+                return
+    with opened(path, threads) as (container, stream):
+        yield from _segment(container, stream, start, end, deadline, seek=False)
+
+
+def iter_frames(
+    path: Path,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+) -> Iterator[RGB]:
+    """decode(), as uint8 RGB [H, W, 3] after rotation."""
+    for frame in decode(path, start, end, threads=threads, time_limit=time_limit):
+        yield rgb(frame)
+
+
+def read_frames(
+    path: Path,
+    indices: Sequence[int],
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+) -> list[RGB]:
+    """Some frames, counted from 0 within the file or its segment [start, end), as RGB [H, W, 3] in the order asked.
+
+    An index beyond the last real frame gives the last: counts and durations in files and lists lie.
+    Seeks near each frame; where a stream cannot be seeked exactly, decodes it from the beginning.
+    Raises VideoError; ValueError for a negative index.
+    """
+    if any(index < 0 for index in indices):
+        raise ValueError(f"frame index {min(indices)} is negative")
+    if not indices:
+        return []
+    deadline = Deadline(time_limit)
+    with opened(path, threads) as (container, stream):
+        found = _by_seeking(container, stream, indices, start, end, deadline)
+    if found is None:
+        found, last, count = {}, None, 0
+        for frame in decode(path, start, end, threads=threads, time_limit=time_limit):
+            if count in indices:
+                found[count] = rgb(frame)
+            last, count = frame, count + 1
+            if count > max(indices):
+                break
+        if last is None:
+            raise NoFrames(_nothing(start, end))
+        if len(found) < len(set(indices)):
+            found |= dict.fromkeys(set(indices) - set(found), rgb(last))
+    return [found[index] for index in indices]
+
+
+def _segment(
+    container: InputContainer,
+    stream: VideoStream,
+    start: float | None,
+    end: float | None,
+    deadline: Deadline,
+    *,
+    seek: bool,
+) -> Iterator[av.VideoFrame]:
+    """Frames within the bounds. With `seek`, none at all where it cannot be sure to miss none."""
+    base = stream.time_base
+    if seek:
+        if base is None or stream.start_time is None or start is None or not timed(container):
+            return
+        try:
+            container.seek(stream.start_time + int(start / base), stream=stream)
+        except av.FFmpegError:
+            return
+    origin, landed = stream.start_time, False
+    for count, frame in enumerate(guarded(container.decode(stream), "frames")):
+        deadline.check()
+        if frame.pts is None or base is None or not timed(container):
+            if seek:
+                return
+            now = count / average_rate(stream, 1, 0.0)
+        else:
+            origin = frame.pts if origin is None else origin
+            now = float((frame.pts - origin) * base)
+        if seek and not landed:
+            if (start is not None and now > start + NEAR) or frame.is_corrupt:
+                return
+            landed = True
+        if end is not None and now >= end - NEAR:
+            return
+        if start is None or now >= start - NEAR:
+            yield frame
+
+
+def _by_seeking(
+    container: InputContainer,
+    stream: VideoStream,
+    indices: Sequence[int],
+    start: float | None,
+    end: float | None,
+    deadline: Deadline,
+) -> dict[int, RGB] | None:
+    """Frames by index, or None where this stream cannot be seeked exactly."""
+    base = stream.time_base
+    keys: list[tuple[int, int]] = []  # pts and dts of key packets
+    shown: list[int] = []  # pts
+    if base is None or not timed(container):
+        return None
+    for packet in guarded(container.demux(stream), "packets"):
+        deadline.check()
+        if not packet.size:
+            continue
+        if packet.pts is None:
+            return None
+        if packet.is_keyframe:
+            keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        if not packet.is_discard:
+            shown.append(packet.pts)
+    origin = min(shown, default=0) if stream.start_time is None else stream.start_time
+    first = -np.inf if start is None else start - NEAR
+    last = np.inf if end is None else end - NEAR
+    shown = sorted(pts for pts in shown if first <= float((pts - origin) * base) < last)
+    if not shown:
+        raise NoFrames(_nothing(start, end))
+    wanted = {index: shown[min(index, len(shown) - 1)] for index in indices}
+    found: dict[int, RGB] = {}
+    position: int | None = None  # of the decoder: pts of its last frame
+    frames: Iterator[av.VideoFrame] = iter(())
+    for target in sorted(set(wanted.values())):
+        key = max((key for key in keys if key[0] <= target), default=None)
+        if key is None:
+            return None
+        fresh = position is None or key[0] > position
+        try:
+            if fresh:
+                container.seek(key[1], stream=stream)
+                frames = container.decode(stream)
+            for frame in frames:
+                deadline.check()
+                if frame.pts is None or frame.is_corrupt or (fresh and frame.pts > target):
+                    return None
+                fresh, position = False, frame.pts
+                if frame.pts >= target:
+                    found[target] = rgb(frame)
+                    break
+            else:
+                return None
+        except av.FFmpegError:
+            return None
+    return {index: found[target] for index, target in wanted.items()}
+
+
+def _nothing(start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return "no frame can be decoded"
+    return f"no frames between {start or 0:g} s and {'the end' if end is None else f'{end:g} s'}"

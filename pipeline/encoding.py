@@ -1,0 +1,143 @@
+"""Re-encoding for cheap random access: small H.264 with short closed groups, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.codec.context import Flags
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+from pipeline.video import NoFrames, VideoError, rotation_of, said
+from schemas.config import Shard
+
+_TURNS = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}
+# BT.601, limited range, is what decoders assume of untagged video: colours survive readers that ignore tags.
+_COLOURS = "out_color_matrix=bt601:out_range=tv"
+# bitexact and accurate_rnd keep swscale from taking shortcuts that differ between processors.
+_SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
+
+
+class EncodingFailed(VideoError):
+    pass
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An mp4 and what is in it."""
+
+    data: bytes
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
+    """Decoded frames, one to one, as displayed, at a constant `fps`: H.264 in mp4, without sound.
+
+    Groups of `options.gop` frames, closed, without B-frames: a frame needs at most gop - 1 others.
+    Raises VideoError of the frames' source, NoFrames when there are none, EncodingFailed for frames that
+    libav cannot convert.
+    """
+    try:
+        return _encode(frames, fps, options)
+    except av.FFmpegError as error:
+        raise EncodingFailed(f"cannot be converted: {said(error)}") from error
+
+
+def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
+    rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its like stay exact
+    scaler: _Scaler | None = None
+    count = 0
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream: VideoStream | None = None
+        for frame in frames:
+            if scaler is None or stream is None:
+                scaler = _Scaler(*scaled_size(*displayed_size(frame), options.short_side))
+                stream = _add_stream(container, rate, scaler.width, scaler.height, options)
+            scaled = scaler(frame)
+            scaled.pts, scaled.time_base = count, 1 / rate
+            scaled.pict_type = 0  # the source's frame types must not steer the encoder's
+            container.mux(stream.encode(scaled))
+            count += 1
+        if stream is None or scaler is None:
+            raise NoFrames("no frames to encode")
+        container.mux(stream.encode(None))
+    return Encoded(buffer.getvalue(), count, float(rate), scaler.width, scaler.height)
+
+
+def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Width and height in pixels after rotation."""
+    return (frame.width, frame.height) if rotation_of(frame) % 180 == 0 else (frame.height, frame.width)
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """The stored size: the short side at most `short_side`, both even (chroma is halved), never enlarged."""
+    scale = min(1.0, short_side / min(width, height))
+    sides = (max(2, min(side - side % 2, 2 * round(side * scale / 2))) for side in (width, height))
+    stored_width, stored_height = sides
+    return stored_width, stored_height
+
+
+def _add_stream(
+    container: av.container.OutputContainer, rate: Fraction, width: int, height: int, options: Shard
+) -> VideoStream:
+    gop = options.gop
+    stream = container.add_stream("libx264", rate=rate)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    context.thread_count = 1  # threads cut the picture into slices by their number: other bytes
+    context.flags |= Flags.bitexact
+    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
+    # mbtree reads memory that x264 never wrote: now and then a clip would come out with other bytes.
+    fixed = "scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0"
+    stream.options = {
+        "preset": options.preset,
+        "crf": str(options.crf),
+        "x264-params": f"keyint={gop}:min-keyint={gop}:{fixed}",
+    }
+    return stream
+
+
+class _Scaler:
+    """Turns, scales and converts to yuv420p of one size, whatever comes."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._graph: Graph | None = None
+        self._kind: tuple[object, ...] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        turn = rotation_of(frame)
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
+        if self._graph is None or kind != self._kind:  # some streams change size or format on their way
+            self._graph, self._kind = self._build(frame, turn), kind
+        self._graph.push(frame)
+        scaled = self._graph.pull()
+        assert isinstance(scaled, av.VideoFrame)
+        return scaled
+
+    def _build(self, frame: av.VideoFrame, turn: int) -> Graph:
+        graph = Graph()
+        graph.threads = 1
+        source = graph.add(
+            "buffer",
+            video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name,
+            time_base="1/1000",
+            pixel_aspect="1/1",
+            colorspace=str(int(frame.colorspace)),
+            range=str(int(frame.color_range)),
+        )
+        steps = [*_TURNS.get(turn, []), f"scale={self.width}:{self.height}:{_SCALING}:{_COLOURS}", "format=yuv420p"]
+        nodes = [graph.add(name, args or None) for name, _, args in (step.partition("=") for step in steps)]
+        graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
+        return graph

@@ -1,0 +1,219 @@
+"""The index stage: which videos there are, and whether each can be read. Writes manifest.parquet.
+
+Files that were probed are kept in `.parts/` every few seconds, so that a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.budget import exceeds_budget
+from pipeline.datasets import FORMATS, Entry, Listing
+from pipeline.datasets.entry import STAGE, BadRow
+from pipeline.probe import VideoFacts, probe
+from pipeline.processes import ProcessDied, map_processes
+from pipeline.specs import index_spec
+from pipeline.stage import PARTS, prepare, tool_versions
+from pipeline.units import Row
+from pipeline.video import UnreadableFile, VideoError, VideoTimeout
+from schemas.atomic import sha256_file, write_json
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import StageRecord, StageSpec, read_record, write_record
+from schemas.tables import FAILURES, MANIFEST, failure, video_key, write_table
+
+TABLE = "manifest.parquet"
+TIME_LIMIT = 300.0  # seconds to probe one file
+KEEP_EVERY = 5.0  # seconds between two parts
+SHOWN = 3  # reasons in a message
+
+# Not the file's fault, perhaps: tried again when a stopped run goes on.
+_PASSING = {error.__name__ for error in (ProcessDied, UnreadableFile, VideoTimeout)}
+
+
+def run_index(experiment: Experiment) -> StageRecord:
+    """Probes every video of the data folder and writes manifest.parquet, failures.parquet and stage.json.
+
+    Returns the record that is there when nothing has changed.
+    Raises UserError: no such folder, no videos, the list is not usable, a video is listed twice, too many fail.
+    """
+    started = time.perf_counter()
+    spec = index_spec(experiment)
+    root = Path(spec.info["data"])
+    if Path(experiment.workspace).resolve().is_relative_to(root):
+        raise UserError(
+            f"the workspace {experiment.workspace} lies in the data folder {root}, "
+            "which would change with every run: choose a workspace elsewhere"
+        )
+    record = read_record(spec.folder)
+    if record is not None and record.fingerprint == spec.fingerprint:
+        return record
+    index = experiment.index
+    listing = FORMATS[index.format](root, Path(index.list) if index.list else None)
+    if listing.ignored:
+        print(f"index: passed over {_counted(listing.ignored)}", file=sys.stderr)
+    if not listing.entries and not listing.failures:
+        raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
+    _no_doubles(listing.entries)
+    parts = prepare(spec, record)
+    facts = _probe_all(root, listing, parts, experiment)
+    return _finish(spec, listing, facts, started)
+
+
+def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment) -> dict[str, Row]:
+    """Facts by path; of a file that fails, {"error": class, "message": reason}."""
+    facts = _kept(parts)
+    videos = Counter(entry.path for entry in listing.entries)  # segments share their file
+    total = len(listing.entries) + len(listing.failures)
+    reasons = [f"{row['video_id']}: {row['message']}" for row in listing.failures]
+    reasons += [f"{path}: {found['message']}" for path, found in facts.items() if "error" in found]
+    failed = len(listing.failures) + sum(videos[path] for path, found in facts.items() if "error" in found)
+
+    def check() -> None:
+        if exceeds_budget(failed, total, experiment.max_failures):
+            raise UserError(
+                f"index: {failed} of {total} videos failed, more than max_failures = {experiment.max_failures!r} "
+                f"allows. {_first(reasons)} Is this the right folder and format? Set max_failures higher to go on"
+            )
+
+    check()
+    pending = sorted(set(videos) - set(facts))
+    if facts and pending:
+        print(f"index: {len(facts)} files were probed before, {len(pending)} are left", file=sys.stderr)
+    done = sum(videos[path] for path in facts)
+    with (
+        tqdm(total=len(listing.entries), initial=done, desc=STAGE, unit="video", disable=not pending) as bar,
+        closing(_probed(root, pending, experiment.index.workers)) as results,
+        closing(_Keeper(parts)) as keeper,
+    ):
+        for path, found in results:
+            facts[path] = found
+            keeper.add(path, found)
+            if "error" in found:
+                failed += videos[path]
+                reasons.append(f"{path}: {found['message']}")
+                bar.set_postfix(failed=failed)
+                check()
+            bar.update(videos[path])
+    return facts
+
+
+def _probed(root: Path, paths: list[str], workers: int) -> Generator[tuple[str, Row], None, None]:
+    processes = workers or _cores()
+    tasks = [str(root / path) for path in paths]
+    for number, found in map_processes(probe_file, tasks, processes=processes, time_limit=2 * TIME_LIMIT):
+        if isinstance(found, VideoFacts):
+            yield paths[number], asdict(found)
+        else:
+            yield paths[number], {"error": type(found).__name__, "message": str(found)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def probe_file(path: str) -> VideoFacts | VideoError:
+    """Runs in a process of its own, for decoders crash."""
+    try:
+        return probe(Path(path), time_limit=TIME_LIMIT)
+    except VideoError as error:
+        return error
+
+
+class _Keeper:
+    """Writes what was probed, every few seconds and at the end."""
+
+    def __init__(self, parts: Path) -> None:
+        self._parts, self._facts, self._last = parts, dict[str, Row](), time.monotonic()
+        self._number = max((int(path.stem) + 1 for path in parts.glob("[0-9]*.json")), default=0)
+
+    def add(self, path: str, found: Row) -> None:
+        self._facts[path] = found
+        if time.monotonic() - self._last > KEEP_EVERY:
+            self.close()
+
+    def close(self) -> None:
+        if self._facts:
+            write_json(self._parts / f"{self._number:06d}.json", self._facts)
+            self._number += 1
+        self._facts, self._last = {}, time.monotonic()
+
+
+def _kept(parts: Path) -> dict[str, Row]:
+    facts: dict[str, Row] = {}
+    for part in sorted(parts.glob("[0-9]*.json")):
+        facts |= json.loads(part.read_bytes())
+    return {path: found for path, found in facts.items() if found.get("error") not in _PASSING}
+
+
+def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: float) -> StageRecord:
+    rows: list[Row] = []
+    failures = list(listing.failures)
+    for entry in listing.entries:
+        found = facts[entry.path]
+        if "error" in found:
+            failures.append(failure(entry.video_id, STAGE, Exception(found["message"])) | {"error": found["error"]})
+        elif entry.start is not None and entry.start >= found["duration"]:
+            late = BadRow(f"starts at {entry.start:g} s, the video ends at {found['duration']:g} s")
+            failures.append(failure(entry.video_id, STAGE, late))
+        else:
+            rows.append({"key": video_key(entry.video_id), "video_id": entry.video_id} | asdict(entry) | found)
+    rows.sort(key=lambda row: str(row["video_id"]))
+    failures.sort(key=lambda row: (row["video_id"], row["message"]))
+    write_table(spec.folder / "failures.parquet", failures, FAILURES)
+    if not rows:
+        for part in (spec.folder / PARTS).glob("[0-9]*.json"):
+            part.unlink()  # so that the next run tries again
+        reasons = [f"{row['video_id']}: {row['message']}" for row in failures]
+        raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
+    write_table(spec.folder / TABLE, rows, MANIFEST)
+    record = StageRecord(
+        stage=spec.stage,
+        fingerprint=spec.fingerprint,
+        config=spec.config,
+        inputs=spec.inputs,
+        output=sha256_file(spec.folder / TABLE),
+        counts={"done": len(rows), "failed": len(failures), "ignored": listing.ignored.total()},
+        failed=dict(Counter(row["error"] for row in failures)),
+        tools=tool_versions(["av"]),
+        info={**spec.info, "ignored": dict(listing.ignored)},
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    write_record(spec.folder, record)
+    shutil.rmtree(spec.folder / PARTS)
+    return record
+
+
+def _no_doubles(entries: list[Entry]) -> None:
+    names = Counter(entry.video_id for entry in entries)
+    doubles = [name for name, count in names.items() if count > 1]
+    if doubles:
+        raise UserError(
+            f"{len(doubles)} videos are listed more than once, the first: {', '.join(doubles[:SHOWN])}. "
+            "A video has one label; parts of one video need start and end"
+        )
+    keys: dict[str, str] = {}
+    for name in names:
+        other = keys.setdefault(video_key(name), name)
+        if other != name:
+            raise UserError(f"{name} and {other} have the same key: rename one of them")
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+
+
+def _first(reasons: list[str]) -> str:
+    more = f" (and {len(reasons) - SHOWN} more)" if len(reasons) > SHOWN else ""
+    return "The first: " + "; ".join(reasons[:SHOWN]) + more + "."

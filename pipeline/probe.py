@@ -1,0 +1,105 @@
+"""The facts of a video file, found by reading all of it: what the manifest says of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.video import (
+    TIME_LIMIT,
+    CorruptVideo,
+    Deadline,
+    NoFrames,
+    TruncatedVideo,
+    average_rate,
+    guarded,
+    opened,
+    rotation_of,
+    said,
+)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the columns of schemas.tables.MANIFEST say of a file."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    codec: str
+    duration: float
+    bytes: int
+
+
+def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
+    """Reads all packets of the best video stream and decodes its first frame.
+
+    Raises VideoError: no video, no frame, cut short, unreadable, or not done within `time_limit` seconds.
+    """
+    deadline = Deadline(time_limit)
+    with opened(path, threads=1) as (container, stream):
+        frames, times, first, fault, corrupt = 0, _Span(), None, None, False
+        for packet in guarded(container.demux(stream), "packets"):
+            deadline.check()
+            if packet.size and not packet.is_discard:
+                frames += 1
+                times.add(
+                    packet.pts if packet.pts is not None else packet.dts,
+                    packet.duration,
+                )
+            corrupt = bool(packet.is_corrupt) if packet.size else corrupt
+            if first is None:
+                try:
+                    first = next(iter(packet.decode()), None)
+                except av.FFmpegError as error:  # some streams begin in the middle of a group: try on
+                    fault = error
+        size = os.path.getsize(path)
+        if corrupt or _beyond(container, stream, size):
+            raise TruncatedVideo(f"cut short: data is missing after {frames} frames, the file has {size} bytes")
+        if frames and first is None:
+            raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
+        if not frames or first is None:
+            raise NoFrames("the video stream has no frames")
+        duration = times.seconds(stream.time_base) or _declared_seconds(container, stream)
+        fps = average_rate(stream, frames, duration)
+        rotation = rotation_of(first)
+        width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+        codec = stream.codec_context.codec.canonical_name
+        return VideoFacts(frames, fps, width, height, rotation, codec, duration or frames / fps, size)
+
+
+class _Span:
+    """From the first moment of a stream to the end of its last packet, in its own ticks."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.last = 0
+
+    def add(self, moment: int | None, duration: int | None) -> None:
+        if moment is not None:
+            self.first = moment if self.first is None else min(self.first, moment)
+            self.last = max(self.last, moment + (duration or 0))
+
+    def seconds(self, base: Fraction | None) -> float:
+        return 0.0 if self.first is None or base is None else float((self.last - self.first) * base)
+
+
+def _beyond(container: InputContainer, stream: VideoStream, size: int) -> bool:
+    """Whether an mp4's table of frames points beyond its end. Other formats have none that can be trusted."""
+    if "mp4" not in container.format.name:
+        return False
+    return any(entry.pos + entry.size > size for entry in stream.index_entries)
+
+
+def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else 0.0

@@ -1,0 +1,138 @@
+"""A source video, opened: its errors by name, its frames turned as displayed, and a limit on time.
+
+PyAV, because decord cannot open AV1 and miscounts files whose first frames are to be discarded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+RGB = np.ndarray[Any, np.dtype[np.uint8]]  # [H, W, 3], as displayed
+Item = TypeVar("Item")
+
+TIME_LIMIT = 600.0  # seconds for one video; beyond it something hangs
+
+# Containers only: libav would also read playlists, which name other files and addresses.
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,mxf,dv,ivf,rm,h264,hevc,m4v"
+
+
+_UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})
+
+
+class VideoError(Exception):
+    """One video cannot be used. The class is counted by name, the message says what was found."""
+
+
+class NotAVideo(VideoError):
+    pass
+
+
+class NoVideoStream(VideoError):
+    pass
+
+
+class NoFrames(VideoError):
+    pass
+
+
+class TruncatedVideo(VideoError):
+    pass
+
+
+class CorruptVideo(VideoError):
+    pass
+
+
+class UnreadableFile(VideoError):
+    pass
+
+
+class VideoTimeout(VideoError, TimeoutError):
+    pass
+
+
+class Deadline:
+    """Looked at between frames: libav itself cannot be interrupted."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.end = seconds, time.monotonic() + seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self.end:
+            raise VideoTimeout(f"not read within {self.seconds:g} s")
+
+
+@contextmanager
+def opened(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(os.path.abspath(path), container_options=options, metadata_errors="replace")
+    except OSError as error:
+        raise UnreadableFile(f"cannot be read: {error.strerror or error}") from error
+    except av.FFmpegError as error:
+        size = os.path.getsize(path)
+        raise NotAVideo(f"no video that libav can open, or cut short ({size} bytes): {said(error)}") from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            kinds = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
+            raise NoVideoStream(f"has no video stream, only {kinds}")
+        if stream.codec_context is None:
+            raise NotAVideo("libav has no decoder for its video stream")
+        stream.codec_context.thread_count = threads
+        yield container, stream
+
+
+def guarded(items: Iterator[Item], what: str) -> Iterator[Item]:
+    """Passes libav's items on, frames or packets as `what` says, and turns its errors into ours."""
+    count = 0
+    try:
+        for item in items:
+            yield item
+            count += 1
+    except av.error.EOFError:
+        return
+    except OSError as error:
+        raise UnreadableFile(f"cannot be read after {count} {what}: {error.strerror or error}") from error
+    except av.FFmpegError as error:
+        raise CorruptVideo(f"corrupt after {count} {what}: {said(error)}") from error
+
+
+def rotation_of(frame: av.VideoFrame) -> int:
+    """Degrees counterclockwise to apply for display, 0, 90, 180 or 270: the nearest quarter turn."""
+    return round(frame.rotation / 90) * 90 % 360
+
+
+def rgb(frame: av.VideoFrame) -> RGB:
+    """The frame as displayed, uint8 [H, W, 3]."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, rotation_of(frame) // 90))
+
+
+def timed(container: InputContainer) -> bool:
+    """Whether its packets carry presentation times; libav's guesses for the others are wrong with B-frames."""
+    return container.format.name not in _UNTIMED
+
+
+def average_rate(stream: VideoStream, frames: int, seconds: float) -> float:
+    """Average frames per second: as declared, unless what was counted contradicts it by more than 5 %."""
+    declared = float(stream.average_rate or stream.guessed_rate or 0)
+    counted = frames / seconds if seconds and frames > 1 else 0.0
+    if declared and (not counted or abs(declared - counted) <= 0.05 * counted):
+        return declared
+    return counted or 25.0  # a lone frame has no rate
+
+
+def said(error: av.FFmpegError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,219 @@
+"""The caption stage: batches across videos, errors that stay with their video, and decoding ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.caption import CaptionWorker, RowWorker, caption_units, make_worker
+from pipeline.captioners import Frame
+from pipeline.captioners.oracle import OracleCaptioner
+from pipeline.encoding import encode
+from pipeline.prefetch import map_ahead, read_ahead
+from pipeline.units import Row, ShardResult, Unit, Worker
+from schemas.config import Caption, Oracle, Shard
+from schemas.errors import UserError
+from schemas.tables import CAPTIONS, FAILURES, table, video_key
+
+LEVELS = [20, 60, 100, 140, 180, 220]  # the grey of each of a test video's six frames
+
+
+def save_video(path: Path, levels: list[int]) -> None:
+    """A frame a level, 10 a second, 32 x 48."""
+    pictures = [np.full((32, 48, 3), level, np.uint8) for level in levels]
+    frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(frames, 10.0, Shard(crf=1, gop=1)).data)
+
+
+def row(name: str, **known: Any) -> Row:
+    return {
+        "key": video_key(name), "video_id": name, "path": name.partition("#")[0], "start": None, "end": None,
+        "label": 0, "label_text": "spinning", "split": "", "text": None, "frames": 6, "fps": 10.0, "width": 48,
+        "height": 32, "rotation": 0, "codec": "h264", "duration": 0.6, "bytes": 1, **known,
+    }  # fmt: skip
+
+
+class Grey:
+    """Says the grey of a frame to the nearest ten; notes its batches; says nothing of, or breaks on, some greys."""
+
+    def __init__(self, batch_size: int = 4, silent: tuple[str, ...] = (), bad: tuple[str, ...] = ()) -> None:
+        self.batch_size, self.silent, self.bad = batch_size, silent, bad
+        self.batches: list[list[str]] = []
+
+    def caption(self, frames: list[Frame]) -> list[str]:
+        said = [f"grey {round(float(frame.mean()), -1):g}" for frame in frames]
+        self.batches.append(said)
+        if set(said) & set(self.bad):
+            raise RuntimeError("the model chokes on a picture")
+        return ["\n " if text in self.silent else f" {text}\n" for text in said]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for n in range(5):
+        save_video(folder / f"{n}.mp4", LEVELS)
+    save_video(folder / "dark.mp4", [0, 0, 0])
+    (folder / "text.mp4").write_text("not a video")
+    return folder
+
+
+def run(worker: Worker, rows: list[Row]) -> ShardResult:
+    """Runs a unit; every video must have been reported once."""
+    *finished, result = worker.run(Unit(7, rows))
+    assert finished == [1] * len(rows)
+    assert isinstance(result, ShardResult) and result.shard == 7 and not result.files
+    table(result.rows, CAPTIONS), table(result.failures, FAILURES)  # of the right columns and types
+    return result
+
+
+def worker(captioner: Grey, data: Path, **options: Any) -> CaptionWorker:
+    return CaptionWorker(captioner, data, Caption(**options))
+
+
+def test_captions_of_keyframes(data: Path) -> None:
+    result = run(worker(Grey(), data), [row("0.mp4"), row("1.mp4")])
+    assert not result.failures
+    assert [row["text"] for row in result.rows] == ["grey 60", "grey 140", "grey 220"] * 2
+    assert [(row["caption"], row["frame"]) for row in result.rows[:3]] == [(0, 1), (1, 3), (2, 5)]
+    assert [row["time"] for row in result.rows[:3]] == pytest.approx([0.1, 0.3, 0.5])
+    assert set(result.seconds) == {"read", "compute"}
+
+
+def test_keyframes_of_a_segment(data: Path) -> None:
+    name = "0.mp4#0.3-0.6"
+    result = run(worker(Grey(), data, keyframes=1), [row(name, start=0.3, end=0.6)])
+    assert [(row["text"], row["frame"], row["video_id"]) for row in result.rows] == [("grey 180", 1, name)]
+    assert result.rows[0]["time"] == pytest.approx(0.4)
+
+
+def test_batches_go_across_videos_and_depend_on_the_unit_alone(data: Path) -> None:
+    rows = [row(f"{n}.mp4") for n in range(5)]
+    seen = []
+    for threads in (1, 4, 2):
+        captioner = Grey(batch_size=4)
+        run(worker(captioner, data, decode_threads=threads), rows)
+        seen.append(captioner.batches)
+    assert [len(batch) for batch in seen[0]] == [4, 4, 4, 3]
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_broken_video_costs_itself_only(data: Path) -> None:
+    rows = [row("0.mp4"), row("text.mp4"), row("none.mp4"), row("1.mp4")]
+    result = run(worker(Grey(batch_size=5), data), rows)
+    assert {row["video_id"] for row in result.rows} == {"0.mp4", "1.mp4"}
+    failed = {row["video_id"]: row for row in result.failures}
+    assert failed["text.mp4"]["error"] == "NotAVideo" and failed["none.mp4"]["error"] == "UnreadableFile"
+    assert all(row["stage"] == "caption" and row["message"] for row in result.failures)
+
+
+def test_empty_captions_are_dropped_and_none_at_all_is_a_failure(data: Path) -> None:
+    result = run(worker(Grey(silent=("grey 0", "grey 140")), data), [row("0.mp4"), row("dark.mp4", frames=3)])
+    assert [(row["caption"], row["text"], row["frame"]) for row in result.rows] == [
+        (0, "grey 60", 1),
+        (1, "grey 220", 5),
+    ]
+    assert [(row["video_id"], row["error"]) for row in result.failures] == [("dark.mp4", "NoCaption")]
+    assert "empty" in result.failures[0]["message"]
+
+
+def test_a_failing_batch_is_tried_one_by_one(data: Path) -> None:
+    captioner = Grey(batch_size=6, bad=("grey 0",))
+    rows = [row("0.mp4"), row("dark.mp4", frames=3), row("1.mp4")]
+    result = run(worker(captioner, data), rows)
+    assert [(row["video_id"], row["error"]) for row in result.failures] == [("dark.mp4", "RuntimeError")]
+    assert "chokes" in result.failures[0]["message"]
+    assert [row["video_id"] for row in result.rows] == ["0.mp4"] * 3 + ["1.mp4"] * 3
+    assert [len(batch) for batch in captioner.batches] == [6, *[1] * 6, 3]
+
+
+def test_an_unusable_model_stops_the_stage(data: Path) -> None:
+    captioner = Grey()
+    captioner.caption = lambda frames: (_ for _ in ()).throw(UserError("too large"))  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="too large"):
+        run(worker(captioner, data), [row("0.mp4"), row("1.mp4")])
+
+
+def test_the_same_unit_gives_the_same_rows(data: Path) -> None:
+    rows = [row(f"{n}.mp4") for n in range(3)]
+    first, second = (run(worker(Grey(), data), rows) for _ in range(2))
+    assert first.rows == second.rows and first.failures == second.failures
+
+
+def test_oracle_decodes_nothing() -> None:
+    rows = [row("no-such-file.mp4"), row("unlabelled.mp4", label_text=None)]
+    result = run(RowWorker(OracleCaptioner(Oracle(template="a video of {}"))), rows)
+    assert [(row["text"], row["frame"], row["time"]) for row in result.rows] == [("a video of spinning", None, None)]
+    assert [(row["video_id"], row["error"]) for row in result.failures] == [("unlabelled.mp4", "NoLabel")]
+    assert isinstance(make_worker("oracle", Caption(), Path("none")), RowWorker)
+
+
+def test_units_are_slices_in_the_order_of_keys() -> None:
+    rows = [row(f"{n}.mp4") for n in range(10)]
+    units = caption_units(rows, 4)
+    assert [len(unit.rows) for unit in units] == [4, 4, 2] and [unit.shard for unit in units] == [0, 1, 2]
+    keys = [row["key"] for unit in units for row in unit.rows]
+    assert keys == sorted(row["key"] for row in rows)
+    assert caption_units(rows[::-1], 4) == units
+
+
+def test_map_ahead_keeps_order_bounds_and_errors() -> None:
+    started: list[int] = []
+
+    def work(n: int) -> int:
+        started.append(n)
+        time.sleep(0.01 * (n % 3))
+        if n == 4:
+            raise ValueError("four")
+        return n * n
+
+    seen = []
+    for n, value in map_ahead(work, range(12), threads=4, ahead=5):
+        assert len(started) <= n + 1 + 5
+        seen.append(value)
+    assert isinstance(seen[4], ValueError) and seen[:4] + seen[5:] == [n * n for n in range(12) if n != 4]
+    assert list(map_ahead(work, [], threads=2, ahead=3)) == []
+
+
+def test_map_ahead_works_while_its_consumer_does() -> None:
+    main, names = threading.current_thread().name, []
+    results = map_ahead(lambda n: names.append(threading.current_thread().name), range(4), threads=2, ahead=2)
+    next(results)
+    time.sleep(0.2)  # the consumer is busy; what follows is done meanwhile
+    assert len(names) >= 3 and main not in names
+
+
+def test_read_ahead_keeps_order_bounds_and_errors() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for n in range(6):
+            made.append(n)
+            yield n
+        raise ValueError("the end")
+
+    items = read_ahead(source(), ahead=2)
+    assert next(items) == 0
+    time.sleep(0.1)
+    assert made == [0, 1, 2]
+    assert [next(items) for _ in range(5)] == [1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="the end"):
+        next(items)
+    assert list(read_ahead([], ahead=3)) == []
+
+
+def test_read_ahead_stops_when_its_consumer_does() -> None:
+    made: list[int] = []
+    items = read_ahead((made.append(n) or n for n in range(1000)), ahead=3)
+    next(items)
+    items.close()  # type: ignore[attr-defined]
+    time.sleep(0.1)
+    assert len(made) <= 5

@@ -1,0 +1,254 @@
+"""The index: all videos or a reason, the same bytes again, and no work twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import index as index_module
+from pipeline.index import run_index
+from pipeline.processes import ProcessDied, map_processes
+from pipeline.video import NotAVideo, VideoTimeout
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import StageRecord, read_record
+from schemas.tables import FAILURES, MANIFEST, read_table, video_key
+from tests.pipeline.conftest import cut, write_sound, write_video
+
+
+def experiment(data: Path, workspace: Path, *, max_failures: str = "10%", **index: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "workspace": str(workspace),
+            "max_failures": max_failures,
+            "index": {"data": str(data), "workers": 2, **index},
+        }
+    )
+
+
+def rows(workspace: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_table(workspace / "manifest" / "manifest.parquet", MANIFEST).to_pylist()
+    return found
+
+
+def failures(workspace: Path) -> dict[str, tuple[str, str]]:
+    found = read_table(workspace / "manifest" / "failures.parquet", FAILURES).to_pylist()
+    return {row["video_id"]: (row["error"], row["message"]) for row in found}
+
+
+def test_a_folder_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None:
+    record = run_index(experiment(video_folder, tmp_path / "w"))
+    found = rows(tmp_path / "w")
+    assert [row["video_id"] for row in found] == ["run/a.mp4", "run/deep/b.mkv", "walk/c.avi", "walk/d.mp4"]
+    assert [row["key"] for row in found] == [video_key(row["video_id"]) for row in found]
+    assert [row["frames"] for row in found] == [16, 20, 24, 28]
+    assert [row["codec"] for row in found] == ["h264", "h264", "mpeg4", "h264"]
+    assert [(row["label"], row["label_text"]) for row in found] == [(0, "run")] * 2 + [(1, "walk")] * 2
+    assert failures(tmp_path / "w") == {}
+    assert record.counts == {"done": 4, "failed": 0, "ignored": 1}
+    assert record.info == {"data": str(video_folder.resolve()), "ignored": {".txt": 1}}
+    assert record == read_record(tmp_path / "w" / "manifest")
+    assert sorted(path.name for path in (tmp_path / "w" / "manifest").iterdir()) == [
+        "failures.parquet", "manifest.parquet", "stage.json"
+    ]  # fmt: skip
+
+
+def test_two_runs_give_the_same_bytes_and_the_second_none(video_folder: Path, tmp_path: Path) -> None:
+    (video_folder / "walk" / "bad.mp4").write_text("text")
+    records = [run_index(experiment(video_folder, tmp_path / name, workers=n)) for n, name in ((1, "a"), (3, "b"))]
+    assert records[0].output == records[1].output
+    for name in ("manifest.parquet", "failures.parquet"):
+        first, second = (tmp_path / workspace / "manifest" / name for workspace in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+    before = (tmp_path / "a" / "manifest" / "manifest.parquet").stat().st_mtime_ns
+    assert run_index(experiment(video_folder, tmp_path / "a")) == records[0]
+    assert (tmp_path / "a" / "manifest" / "manifest.parquet").stat().st_mtime_ns == before
+
+
+def test_a_changed_folder_is_indexed_again(video_folder: Path, tmp_path: Path) -> None:
+    first = run_index(experiment(video_folder, tmp_path / "w"))
+    write_video(video_folder / "walk" / "e.mp4")
+    second = run_index(experiment(video_folder, tmp_path / "w"))
+    assert second.fingerprint != first.fingerprint and second.counts["done"] == 5
+
+
+def test_bad_files_are_failures_with_a_reason(video_folder: Path, tmp_path: Path) -> None:
+    (video_folder / "run" / "text.mp4").write_text("this is text")
+    cut(video_folder / "run" / "a.mp4", video_folder / "run" / "cut.mp4")
+    write_sound(video_folder / "run" / "sound.mp4")
+    with open(os.fsencode(video_folder) + b"/caf\xe9.mp4", "wb"):
+        pass
+    record = run_index(experiment(video_folder, tmp_path / "w"))
+    found = failures(tmp_path / "w")
+    assert {name: error for name, (error, _) in found.items()} == {
+        "caf\\xe9.mp4": "BadName",
+        "run/cut.mp4": "NotAVideo",
+        "run/sound.mp4": "NoVideoStream",
+        "run/text.mp4": "NotAVideo",
+    }
+    assert found["run/sound.mp4"][1] == "has no video stream, only audio"
+    assert record.failed == {"BadName": 1, "NotAVideo": 2, "NoVideoStream": 1}
+    assert record.counts["done"] == 4
+
+
+def test_csv_segments_share_a_file(video_folder: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label,start,end\nrun/a.mp4,x,0,0.5\nrun/a.mp4,y,0.5,1\nrun/a.mp4,x,60,61\n../a.mp4,x,,\n")
+    run_index(experiment(video_folder, tmp_path / "w", format="csv", list=str(listing)))
+    found = rows(tmp_path / "w")
+    assert [(row["video_id"], row["label_text"], row["start"], row["end"]) for row in found] == [
+        ("run/a.mp4#0-0.5", "x", None, 0.5),
+        ("run/a.mp4#0.5-1", "y", 0.5, 1.0),
+    ]
+    assert all(row["frames"] == 16 for row in found)
+    assert {error for error, _ in failures(tmp_path / "w").values()} == {"BadRow", "OutsideRoot"}
+
+
+def test_what_cannot_be_indexed_is_said(video_folder: Path, tmp_path: Path) -> None:
+    def said(data: Path, workspace: Path = tmp_path / "w", **options: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            run_index(experiment(data, workspace, **options))
+        return str(caught.value)
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "is not a folder" in said(tmp_path / "missing")
+    assert "no videos in" in said(empty) and "it is empty" in said(empty)
+    (empty / "a.txt").touch()
+    assert "1 .txt" in said(empty)
+    (empty / "a.mp4").write_text("text")
+    assert "none of 1 videos" in said(empty) and "a.mp4: no video that libav can open" in said(empty)
+    assert "lies in the data folder" in said(video_folder, video_folder / "work")
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\nrun/a.mp4,x\n./run/a.mp4,y\n")
+    assert "listed more than once, the first: run/a.mp4" in said(video_folder, format="csv", list=str(listing))
+    assert read_record(tmp_path / "w" / "manifest") is None
+
+
+def test_the_error_budget_stops_a_run_that_goes_wrong(video_folder: Path, tmp_path: Path) -> None:
+    for number in range(12):
+        (video_folder / "run" / f"text{number}.mp4").write_text("text")
+    with pytest.raises(UserError, match=r"11 of 16 videos failed, more than .* '10%'.*text\d+.mp4: no video"):
+        run_index(experiment(video_folder, tmp_path / "w"))
+    with pytest.raises(UserError, match="a share such as"):
+        run_index(experiment(video_folder, tmp_path / "w", max_failures="many"))
+    record = run_index(experiment(video_folder, tmp_path / "w", max_failures="80%"))
+    assert record.counts == {"done": 4, "failed": 12, "ignored": 1}
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    genuine = map_processes
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        for count, result in enumerate(genuine(*args, **options)):
+            if count == 2:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(index_module, "map_processes", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_index(experiment(video_folder, tmp_path / "w"))
+    folder = tmp_path / "w" / "manifest"
+    assert read_record(folder) is None
+    assert sorted(path.name for path in (folder / ".parts").iterdir()) == ["000000.json", "spec.json"]
+    assert len(json.loads((folder / ".parts" / "000000.json").read_bytes())) == 2
+
+    probed: list[str] = []
+
+    def watched(work: Any, tasks: list[str], **options: Any) -> Any:
+        probed.extend(tasks)
+        return genuine(work, tasks, **options)
+
+    monkeypatch.setattr(index_module, "map_processes", watched)
+    resumed = run_index(experiment(video_folder, tmp_path / "w"))
+    assert len(probed) == 2 and "2 files were probed before, 2 are left" in capfd.readouterr().err
+    assert resumed.output == run_index(experiment(video_folder, tmp_path / "other")).output
+    assert not (folder / ".parts").exists()
+
+
+def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path) -> None:
+    for number in range(40):
+        write_video(tmp_path / "data" / f"{number}.mp4", frames=4)
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            from pipeline.index import run_index
+            from schemas.config import Experiment
+            if __name__ == "__main__":
+                run_index(Experiment(workspace={str(tmp_path / "w")!r},
+                                     index={{"data": {str(tmp_path / "data")!r}, "format": "files", "workers": 2}}))
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, str(program)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "1/40" not in seen and process.poll() is None:
+        seen += process.stderr.read(1)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: everybody gets it
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors
+    assert errors.count("Traceback") == 1, errors
+    ended = time.monotonic() + 10
+    while _alive(process.pid) and time.monotonic() < ended:
+        time.sleep(0.1)
+    assert not _alive(process.pid)
+    folder = tmp_path / "w" / "manifest"
+    assert not list(folder.rglob("*.tmp")) and read_record(folder) is None
+    record: StageRecord = run_index(experiment(tmp_path / "data", tmp_path / "w", format="files"))
+    assert record.counts["done"] == 40
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def misbehave(task: str) -> str | NotAVideo:
+    """Runs in a process of its own."""
+    if task == "die" or (task.startswith("once:") and not Path(task[5:]).exists()):
+        if task != "die":
+            Path(task[5:]).touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if task == "hang":
+        time.sleep(60)
+    if task == "fault":
+        raise KeyError("a fault of ours")
+    return NotAVideo("bad") if task == "bad" else task.upper()
+
+
+def test_a_crash_costs_one_video(tmp_path: Path) -> None:
+    tasks = ["a", "die", "b", "hang", f"once:{tmp_path / 'once'}", "bad", "c"]
+    found = dict(map_processes(misbehave, tasks, processes=2, time_limit=8))
+    assert [found[number] for number in (0, 2, 6)] == ["A", "B", "C"]
+    assert found[4] == tasks[4].upper()
+    assert isinstance(found[1], ProcessDied) and str(found[1]).endswith("died, 2 times (signal SIGSEGV)")
+    assert isinstance(found[3], VideoTimeout) and isinstance(found[5], NotAVideo)
+
+
+def test_a_fault_of_ours_stops_the_run() -> None:
+    with pytest.raises(RuntimeError, match="KeyError: 'a fault of ours'"):
+        list(map_processes(misbehave, ["a", "fault", "b"], processes=1, time_limit=20))
+
+
+def test_real_clips_are_all_indexed(real_clips: Path, tmp_path: Path) -> None:
+    record = run_index(experiment(real_clips / "hard", tmp_path / "w", format="files"))
+    assert record.counts == {"done": 22, "failed": 0, "ignored": 0}
+    turned = next(row for row in rows(tmp_path / "w") if row["path"] == "dc_video_90.mov")
+    assert (turned["width"], turned["height"], turned["rotation"]) == (320, 568, 270)

@@ -1,0 +1,231 @@
+"""Stages on a real local Ray: what is done stays done, what dies is made again, what is wrong is said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline.stage import build
+from pipeline.units import ShardResult, Unit
+from schemas.config import Ray
+from schemas.errors import UserError
+from schemas.stage import StageRecord, StageSpec, read_record
+from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Toy:
+    """Writes a file a shard; misbehaves as its options say, once or always."""
+
+    def __init__(self, folder: Path, log: Path, *, bad: str = "", die: str = "", broken: str = "") -> None:
+        self.folder, self.log, self.bad, self.die, self.broken = folder, log, bad, die, broken
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        with open(self.log, "a") as log:
+            log.write(f"{unit.shard}\n")
+        rows, failures = [], []
+        for row in unit.rows:
+            name = row["video_id"]
+            if name == self.die and not self.log.with_suffix(".died").exists():
+                self.log.with_suffix(".died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if name == self.broken:
+                raise UserError(f"the model does not like {name}")
+            if self.bad and self.bad in name:
+                failures.append(failure(name, "toy", ValueError("a bad video")))
+            else:
+                rows.append({"key": row["key"], "shard": unit.shard, "offset": 0, "length": 1, "maps": 1})
+            yield 1
+        path = self.folder / f"{unit.shard:06d}.tar"
+        path.write_text(json.dumps(rows))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        yield ShardResult(unit.shard, rows, failures, {path.name: digest}, {"compute": 0.0})
+
+
+def units(shards: int = 4, videos: int = 5) -> list[Unit]:
+    names = [[f"{shard}/{video}.mp4" for video in range(videos)] for shard in range(shards)]
+    return [Unit(s, [{"key": video_key(n), "video_id": n} for n in group]) for s, group in enumerate(names)]
+
+
+def make(folder: Path, log: Path, *, config: dict[str, object] | None = None, **toy: str) -> StageRecord:
+    return build(
+        StageSpec("toy", folder, config or {"a": 1}, {"clips": "digest"}),
+        units=units(),
+        worker=lambda: Toy(folder, log, **toy),
+        schema=GUIDE_INDEX,
+        table="index.parquet",
+        ray=Ray(workers=2),
+        max_failures="100%",
+        tools=["ray", "no-such-package"],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    """One Ray for the module: starting it takes seconds."""
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+def start_ray() -> None:
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}  # Ray's workers must find Toy
+    options = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init(num_cpus=2, runtime_env={"env_vars": paths}, **options)
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
+
+
+def test_a_stage_is_made_once(tmp_path: Path) -> None:
+    first = make(tmp_path / "out", tmp_path / "log")
+    again = make(tmp_path / "out", tmp_path / "log")
+    assert again == first == read_record(tmp_path / "out")
+    assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
+    assert first.counts == {"done": 20, "failed": 0, "shards": 4}
+    assert first.tools["no-such-package"] == "unknown"
+    assert not (tmp_path / "out" / ".parts").exists()
+
+
+def test_another_config_makes_it_anew_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make(tmp_path / "out", tmp_path / "log")
+    second = make(tmp_path / "out", tmp_path / "log", config={"a": 2})
+    assert second.fingerprint != first.fingerprint
+    assert "made anew, because a: 1 -> 2" in capsys.readouterr().err
+
+
+def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    record = make(tmp_path / "out", tmp_path / "log", bad="/3.")
+    assert record.counts == {"done": 16, "failed": 4, "shards": 4}
+    assert record.failed == {"ValueError": 4}
+    failures = read_table(tmp_path / "out" / "failures.parquet", FAILURES).to_pylist()
+    assert [row["video_id"] for row in failures] == ["0/3.mp4", "1/3.mp4", "2/3.mp4", "3/3.mp4"]
+    assert {row["message"] for row in failures} == {"a bad video"}
+
+
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    make(tmp_path / "calm", tmp_path / "calm.log")
+    make(tmp_path / "killed", tmp_path / "killed.log", die="1/2.mp4")
+    assert (tmp_path / "killed.died").exists()
+    assert visible(tmp_path / "killed") == visible(tmp_path / "calm")
+
+
+def test_an_error_of_the_worker_stops_the_stage_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not like 3/0"):
+        make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
+    assert read_record(tmp_path / "out") is None
+    done = {int(path.stem) for path in (tmp_path / "out" / ".parts").glob("0*.json")}
+    (tmp_path / "log").unlink()
+    make(tmp_path / "out", tmp_path / "log")
+    assert {int(shard) for shard in (tmp_path / "log").read_text().split()} == {0, 1, 2, 3} - done and done
+
+
+def test_no_output_at_all_is_an_error_that_quotes_the_first_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing came out of 20 videos.*a bad video"):
+        make(tmp_path / "out", tmp_path / "log", bad="mp4")
+    assert make(tmp_path / "out", tmp_path / "log").counts["done"] == 20
+
+
+def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds files that tgmae did not write"):
+        make(tmp_path / "out", tmp_path / "log")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The driver itself is killed (SIGKILL) in the middle; the second run makes only the missing shards."""
+    program = textwrap.dedent(
+        f"""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_stage
+        class Slow(test_stage.Toy):
+            def run(self, unit):
+                if unit.shard >= 2:
+                    time.sleep(600)
+                yield from super().run(unit)
+        test_stage.Toy = Slow
+        test_stage.make(Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "log")!r}))
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, env=environment)
+    parts = tmp_path / "out" / ".parts"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("00000[01].json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert sorted(path.name for path in parts.glob("0*.json")) == ["000000.json", "000001.json"]
+    (tmp_path / "log").unlink()
+    make(tmp_path / "out", tmp_path / "log")
+    assert sorted((tmp_path / "log").read_text().split()) == ["2", "3"]
+    make(tmp_path / "calm", tmp_path / "calm.log")
+    assert visible(tmp_path / "out") == visible(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense", "host:port"])
+def test_an_unreachable_cluster_is_said_at_once(tmp_path: Path, address: str) -> None:
+    ray.shutdown()
+    try:
+        with pytest.raises(UserError, match=address.removeprefix("ray://")):
+            build(
+                StageSpec("toy", tmp_path / "out", {}, {}),
+                units=units(),
+                worker=lambda: Toy(tmp_path, tmp_path / "log"),
+                schema=GUIDE_INDEX,
+                table="index.parquet",
+                ray=Ray(address=address),
+                max_failures="100%",
+                tools=[],
+            )
+    finally:
+        start_ray()
+
+
+def test_a_worker_that_fits_nowhere_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no room for a worker of 64 CPUs"):
+        build(
+            StageSpec("toy", tmp_path / "out", {}, {}),
+            units=units(),
+            worker=lambda: Toy(tmp_path, tmp_path / "log"),
+            schema=GUIDE_INDEX,
+            table="index.parquet",
+            ray=Ray(cpus=64),
+            max_failures="100%",
+            tools=[],
+        )
+
+
+def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The size of a shard may be no part of the fingerprint: parts of an interrupted run must still fit."""
+    with pytest.raises(UserError):
+        make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
+    build(
+        StageSpec("toy", tmp_path / "out", {"a": 1}, {"clips": "digest"}),
+        units=units(shards=2),
+        worker=lambda: Toy(tmp_path / "out", tmp_path / "log"),
+        schema=GUIDE_INDEX,
+        table="index.parquet",
+        ray=Ray(workers=2),
+        max_failures="100%",
+        tools=[],
+    )
+    assert "changed while the stage was incomplete" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 2
