@@ -26,7 +26,7 @@ from schemas.stage import FILE as RECORD
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.toml import dump
 from train import checkpoint
-from train.distributed import launch, process_group, under_torchrun
+from train.distributed import launch, process_group, share_cores, under_torchrun
 from train.metrics import FILE as METRICS
 from train.record import finish
 from train.specs import pretrain_spec
@@ -52,6 +52,7 @@ def run_pretrain(experiment: Experiment, *, restart: bool = False) -> StageRecor
         launch(experiment, *["--restart"] * restart)
         return required_record(spec.folder, "tgmae pretrain")
     with process_group(experiment.pretrain.device) as ranks:
+        share_cores(experiment.pretrain.workers, ranks.device)
         before, found = _state(spec, record, restart=restart)
         ranks.wait()  # all have looked: now one may change things
         if ranks.main:

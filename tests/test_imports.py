@@ -1,0 +1,155 @@
+"""The rules between the rooms: who may import what, and what may never be loaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("schemas", "pipeline", "train", "tgmae")
+
+FORBIDDEN = {  # room -> packages that no module of it imports, not even inside a function
+    "schemas": {"av", "decord", "open_clip", "pipeline", "ray", "tgmae", "torch", "train", "transformers"},
+    "pipeline": {"lavis", "tgmae", "train"},
+    "train": {"lavis", "open_clip", "pipeline", "ray", "tgmae", "transformers"},
+}
+PICKLES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def sources(*rooms: str) -> Iterator[Path]:
+    for room in rooms:
+        yield from sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> dict[str, int]:
+    """Top-level package -> a line that imports it, wherever in the file."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; name the room"
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            found[name.partition(".")[0]] = node.lineno
+    return found
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after `statement`."""
+    program = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def modules(room: str) -> list[str]:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(room)]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_rooms_import_one_way(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(room)
+        for name, line in imported(path).items()
+        if name in FORBIDDEN[room]
+    ]
+    assert not wrong
+
+
+def test_one_file_knows_ray() -> None:
+    knows = [str(path.relative_to(ROOT)) for path in sources(*ROOMS) if "ray" in imported(path)]
+    assert knows == ["pipeline/engine.py"]
+
+
+def test_the_trainer_loads_no_captioner_and_no_cluster() -> None:
+    """Also through others: all of train, and what it brings in."""
+    everything = loaded_by("\n".join(f"import {name}" for name in modules("train")))
+    assert "torch" in everything
+    assert not everything & {"ray", "transformers", "open_clip", "pipeline", "tgmae", "lavis"}
+
+
+def test_schemas_are_light() -> None:
+    everything = loaded_by("\n".join(f"import {name}" for name in modules("schemas")))
+    assert "pyarrow" in everything
+    assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord"}
+
+
+def test_comparing_stages_is_light() -> None:
+    everything = loaded_by("import tgmae.run, tgmae.status, pipeline.specs, train.specs")
+    assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord"}
+
+
+def test_the_command_is_light() -> None:
+    everything = loaded_by("import tgmae.cli")
+    assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord", "pyarrow"}
+
+
+def test_help_answers_at_once() -> None:
+    command = Path(sys.executable).parent / "tgmae"
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60)
+        seconds.append(time.perf_counter() - started)
+        assert result.returncode == 0, result.stderr
+        assert "pretrain" in result.stdout
+    assert min(seconds) < 1.5, f"tgmae --help took {seconds} seconds"  # 0.5 when the machine does nothing else
+
+
+def test_nothing_is_unpickled() -> None:
+    """Shards, captions and weights come from strangers."""
+    wrong = []
+    for path in sources(*ROOMS):
+        wrong += [
+            f"{path.relative_to(ROOT)}:{line} imports {name}"
+            for name, line in imported(path).items()
+            if name in PICKLES
+        ]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            if options.get("allow_pickle", "False") != "False":
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} allows pickles")
+            if ast.unparse(node.func) == "torch.load" and options.get("weights_only") != "True":
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} torch.load without weights_only=True")
+            if ast.unparse(node.func) in ("yaml.load", "yaml.unsafe_load", "eval", "exec", "np.load") and (
+                ast.unparse(node.func) != "np.load" or "allow_pickle" not in options
+            ):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}: say allow_pickle=False")
+    assert not wrong
+
+
+def test_no_file_names_a_package_registry() -> None:
+    """Where packages come from is for the user's own pip configuration to say."""
+    hosts = [
+        "py" + "pi.org",
+        "pythonhosted" + ".org",
+        "download." + "pytorch.org",
+        "--index" + "-url",
+        "--find" + "-links",
+    ]
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    wrong = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if not path.is_file() or path.stat().st_size > 1_000_000:
+            continue
+        content = path.read_text(encoding="utf-8", errors="ignore")
+        wrong += [f"{name} names {host}" for host in hosts if host in content]
+    assert not wrong

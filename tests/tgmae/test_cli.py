@@ -1,0 +1,48 @@
+"""What a person sees who types a command: quick help, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tgmae.cli import app
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("index", "{tmp}/none", "--out", "{tmp}/w"), "none is not a folder"),
+        (("index", "{tmp}", "--out", "{tmp}/w", "--format", "tfrecord"), "'folder', 'csv' or 'files'"),
+        (("index", "{tmp}", "--out", "{tmp}/w", "--format", "csv"), "needs index.list"),
+        (("caption", "{tmp}/w"), "run `tgmae index DATA --out {tmp}/w` first"),
+        (("caption", "{tmp}/w", "--source", "gpt"), "'blip2' or 'oracle'"),
+        (("shard", "{tmp}/w", "--set", "shard.short=3"), "did you mean 'shard.short_side'"),
+        (("guide", "{tmp}/w", "--guide", "none", "--set", "mask.kind=tube"), "no guide to build"),
+        (("pretrain", "{tmp}/w"), "run `tgmae shard {tmp}/w` first"),
+        (("probe", "{tmp}/w", "--name", "../x"), "run name '../x' is not usable"),
+        (("run", "{tmp}/none.toml"), "cannot read the config"),
+        (("status", "{tmp}"), "is not a workspace"),
+    ],
+)
+def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = call(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == 2
+    assert said.format(tmp=tmp_path) in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = call("index", tmp_path / "empty", "--out", tmp_path / "w")
+    assert result.exit_code == 2 and "no video" in result.output
+
+
+def test_help_names_every_command() -> None:
+    text = call("--help").output
+    assert all(name in text for name in ("index", "caption", "shard", "guide", "pretrain", "probe", "run", "status"))

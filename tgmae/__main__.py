@@ -1,0 +1,3 @@
+from tgmae.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""`tgmae demo`: every stage on the embedded world (or on your own videos), measured and shown on one page."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.toml import load_experiment
+from schemas.workspace import Workspace
+from tgmae.report import Line, write_report
+from tgmae.run import run
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "demo.toml"
+VIDEOS = 640  # of the world; a quarter of them to test on
+TEST_SHARE = 0.25
+PICTURES = 6
+
+
+def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Runs all stages under `out`, writes `out`/report.html, prints the results as one line of JSON at the end.
+
+    With `data`, a folder of one's own class folders, the embedded world is not drawn and its masks are not
+    known; model names then come by `overrides`, such as text.model=ViT-B-32-quickgelu.
+    """
+    started = time.perf_counter()
+    experiment = demo_experiment(out, data, overrides or [])
+    if data is None:
+        from pipeline.world.write import write_world
+
+        write_world(out / "world", videos=VIDEOS, test_share=TEST_SHARE)
+    run(experiment)
+    results = measure(out, experiment, known=data is None)
+    report = out / "report.html"
+    results |= {"seconds": round(time.perf_counter() - started, 1), "report": str(report)}
+    _write_page(report, experiment, results)
+    print(f"The report lies at {report.resolve()}")
+    print("demo: " + json.dumps({name: results[name] for name in LAST_LINE}))
+    return results
+
+
+LAST_LINE = (
+    "mask_iou", "mask_iou_random", "object_masked", "object_masked_random",
+    "probe", "probe_untrained", "seconds", "report",
+)  # fmt: skip
+
+
+def demo_experiment(out: Path, data: Path | None, overrides: list[str]) -> Experiment:
+    """configs/demo.toml with this machine's paths filled in."""
+    if not CONFIG.is_file():
+        raise UserError(f"{CONFIG} is not there: the demo runs from a clone of the repository")
+    models = ROOT / "pipeline" / "world" / "models"
+    paths = {
+        "workspace": out / "workspace",
+        "index.data": data or out / "world",
+        "text.model": f"local-dir:{models / 'clip'}",
+        "caption.blip2.model": models / "blip2",
+    }
+    return load_experiment(CONFIG, [*(f"{key}={json.dumps(str(value))}" for key, value in paths.items()), *overrides])
+
+
+def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]:
+    """The probe's accuracies, and for the world (`known` masks) how well text masks find the named object."""
+    run_folder = Workspace(Path(experiment.workspace)).run(experiment.name)
+    probe = json.loads((run_folder / "probe" / "probe.json").read_bytes())
+    results: dict[str, Any] = dict.fromkeys(LAST_LINE)
+    results |= {"probe": probe["top1"], "probe_untrained": probe.get("top1_untrained"), "chance": probe["chance"]}
+    if known and experiment.guide == "text":
+        from tgmae.truth import compare_masks
+
+        results |= compare_masks(experiment, out / "world" / "truth")
+    return results
+
+
+def _write_page(page: Path, experiment: Experiment, results: dict[str, Any]) -> None:
+    from tgmae.pictures import loss_picture, mask_pictures
+
+    pictures = loss_picture(experiment, page.parent)
+    if experiment.guide == "text":
+        pictures += mask_pictures(experiment, page.parent / "masks", count=PICTURES)
+    lines = [
+        Line("mean IoU of the text mask with the named object, as many patches hidden as the object covers",
+             _number(results["mask_iou"]), f"random mask {_number(results['mask_iou_random'])}"),
+        Line(f"share of the named object's patches hidden at mask ratio {experiment.mask.ratio}",
+             _number(results["object_masked"]), f"random mask {_number(results['object_masked_random'])}"),
+        Line("linear probe, top-1", _number(results["probe"]),
+             f"untrained {_number(results['probe_untrained'])}, chance {_number(results['chance'])}"),
+    ]  # fmt: skip
+    note = (
+        f"{experiment.mask.kind} masks from {experiment.captions} captions; made in {results['seconds']} s. "
+        f"All files are in the workspace {experiment.workspace}."
+    )
+    write_report(page, title="tgmae demo", lines=lines, pictures=pictures, notes=[note])
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None or not np.isfinite(value) else f"{value:.3f}"

@@ -1,0 +1,81 @@
+"""`tgmae run`: does what is not current, in order, and says why each stage runs or is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import read_record
+from tgmae.stages import STAGES, Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: str
+    state: Literal["current", "runs", "follows"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.stage:<9} {self.state:<8} {self.reason}"
+
+
+def decide(stage: Stage, experiment: Experiment) -> Step:
+    """What is to be done for one stage whose inputs are complete."""
+    spec = stage.spec(experiment)
+    record = read_record(spec.folder)
+    if record is None:
+        begun = (spec.folder / ".parts").is_dir() or (spec.folder / "checkpoints").is_dir()
+        reason = "goes on where it was stopped" if begun else "not made yet"
+        return Step(stage.name, "runs", f"{reason} ({spec.folder})")
+    reasons = spec.differences(record)
+    if reasons:
+        return Step(stage.name, "runs", "; ".join(reasons))
+    done, failed = record.counts.get("done"), record.counts.get("failed")
+    counts = "" if done is None else f": {done} done, {failed or 0} failed"
+    return Step(stage.name, "current", f"{spec.folder}{counts}")
+
+
+def plan(experiment: Experiment) -> list[Step]:
+    """What a run would do, without doing it. A stage after one that runs is decided when its input is there."""
+    steps: list[Step] = []
+    for stage in _wanted(experiment):
+        try:
+            step = decide(stage, experiment)
+        except UserError:
+            if not any(earlier.state == "runs" for earlier in steps):
+                raise
+            step = Step(stage.name, "follows", "once its input is there")
+        else:
+            upstream = [
+                earlier.stage for earlier in steps if earlier.state != "current" and earlier.stage in NEEDS[stage.name]
+            ]
+            if step.state == "current" and upstream:
+                step = Step(stage.name, "follows", f"if {' or '.join(upstream)} changes what it reads")
+        steps.append(step)
+    return steps
+
+
+NEEDS = {
+    "index": (),
+    "caption": ("index",),
+    "shard": ("index",),
+    "guide": ("caption", "shard"),
+    "pretrain": ("shard", "guide"),
+    "probe": ("shard", "pretrain"),
+}
+
+
+def run(experiment: Experiment, say: Callable[[str], None] = print) -> None:
+    """Brings every stage up to date; a stage that is current is not touched."""
+    for stage in _wanted(experiment):
+        step = decide(stage, experiment)
+        say(str(step))
+        if step.state == "runs":
+            stage.run(experiment)
+
+
+def _wanted(experiment: Experiment) -> list[Stage]:
+    return [stage for stage in STAGES if stage.wanted(experiment)]

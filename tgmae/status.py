@@ -1,0 +1,88 @@
+"""`tgmae status`: what a workspace holds, what failed, and what no longer fits what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.errors import UserError
+from schemas.stage import StageRecord, read_record
+from schemas.tables import FAILURES, read_table
+from schemas.workspace import Workspace
+
+
+def lines(workspace: Workspace, *, failures: int = 3) -> Iterator[str]:
+    """One block a stage: counts, staleness with its reason, the first `failures` failures.
+
+    Raises UserError when the folder is not a workspace.
+    """
+    folders = list(_folders(workspace))
+    if not folders:
+        raise UserError(f"{workspace.root} is not a workspace: no stage has written there (tgmae index DATA --out ...)")
+    outputs = {name: record.output for name, folder in folders if (record := _record(folder))}
+    for name, folder in folders:
+        record = _record(folder)
+        if record is None:
+            parts = len(list((folder / ".parts").glob("[0-9]*")))
+            yield f"{name:<24} incomplete  {f'{parts} parts are done; ' if parts else ''}run the stage again to go on"
+            continue
+        counts = ", ".join(f"{value} {key}" for key, value in record.counts.items())
+        stale = _stale(record, name, outputs)
+        yield f"{name:<24} {'stale' if stale else 'complete':<11} {counts}; {record.seconds:.0f} s"
+        if stale:
+            yield f"{'':<24} because {stale}"
+        yield from _failures(folder, failures)
+
+
+def _folders(workspace: Workspace) -> Iterator[tuple[str, Path]]:
+    """(name, folder) of every stage there is, complete or not."""
+    fixed = [workspace.manifest, workspace.clips]
+    for parent in ("captions", "guides", "runs"):
+        fixed += sorted(path for path in (workspace.root / parent).glob("*") if path.is_dir())
+    for folder in fixed:
+        if folder.is_dir():
+            yield str(folder.relative_to(workspace.root)), folder
+            if (folder / "probe").is_dir():
+                yield str((folder / "probe").relative_to(workspace.root)), folder / "probe"
+
+
+def _record(folder: Path) -> StageRecord | None:
+    return read_record(folder)
+
+
+def _stale(record: StageRecord, name: str, outputs: dict[str, str]) -> str:
+    """Why a stage no longer fits its inputs as they are now; empty when it does."""
+    reasons = []
+    for source, digest in record.inputs.items():
+        folder = _input_folder(source, record, name)
+        if folder is None:
+            continue
+        if folder not in outputs:
+            reasons.append(f"{folder} is gone or incomplete")
+        elif outputs[folder] != digest:
+            reasons.append(f"{folder} was made anew")
+    return "; ".join(reasons)
+
+
+def _input_folder(source: str, record: StageRecord, name: str) -> str | None:
+    """The folder that an input of a record came from, relative to the workspace."""
+    if source in ("manifest", "clips"):
+        return source
+    if source == "captions":
+        return f"captions/{name.partition('-')[2]}"  # guides/text-SET
+    if source == "guide":
+        return f"guides/{record.config['guide']}"
+    if source == "pretrain":
+        return str(Path(name).parent)
+    return None  # the files of a dataset: index itself looks at those
+
+
+def _failures(folder: Path, count: int) -> Iterator[str]:
+    path = folder / "failures.parquet"
+    if not path.is_file():
+        return
+    rows = read_table(path, FAILURES).to_pylist()
+    for row in rows[:count]:
+        yield f"{'':<24} failed: {row['video_id']}: {row['error']}: {row['message']}"
+    if len(rows) > count:
+        yield f"{'':<24} ... and {len(rows) - count} more in {path}"
