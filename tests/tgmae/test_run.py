@@ -55,6 +55,7 @@ def test_every_stage_leaves_what_it_should(finished: Path) -> None:
     assert probe["train"] == 16 and probe["test"] == 8 and 0 <= probe["top1"] <= 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset closes no file itself
 def test_guide_tars_lie_beside_the_clips_and_any_webdataset_reads_them(finished: Path) -> None:
     workspace = finished.parent / "workspace"
     clips = sorted((workspace / "clips").glob("*.tar"))

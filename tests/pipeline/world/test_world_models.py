@@ -16,7 +16,7 @@ from pipeline.world.evaluate import caption_frames, measure_blip2, measure_clip
 
 @pytest.fixture(scope="module")
 def frames():
-    return draw_frames(HELD_OUT_SEED, 16, per_video=2)
+    return draw_frames(HELD_OUT_SEED, 48, per_video=2)
 
 
 def test_the_dual_encoder_finds_what_the_caption_names(frames):
