@@ -17,14 +17,16 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests.test_imports import ROOMS, imported
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("schemas", "pipeline", "train", "tgmae")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+DISTRIBUTION = {"PIL": "pillow", "open_clip": "open_clip_torch"}  # where the import has another name
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -143,3 +145,15 @@ def test_the_page_of_the_config_is_current() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "make_config_md.py"))["page"]
     written = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     assert written == page(), "schemas/config.py changed: run python docs/make_config_md.py"
+
+
+@pytest.mark.parametrize(
+    ("room", "extra"), [("schemas", None), ("pipeline", "pipeline"), ("train", "train"), ("tgmae", None)]
+)
+def test_a_room_imports_what_its_extra_brings(project: dict[str, Any], room: str, extra: str | None) -> None:
+    """By name, not by what happens to come along with something else."""
+    wanted = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else [])]
+    brought = {canonicalize_name(Requirement(line).name) for line in wanted}
+    found = {name for path in (ROOT / room).rglob("*.py") for name in imported(path)}
+    outside = found - set(ROOMS) - sys.stdlib_module_names - {"tomllib"}  # which Python 3.10 does not list
+    assert {canonicalize_name(DISTRIBUTION.get(name, name)) for name in outside} <= brought
