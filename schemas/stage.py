@@ -62,7 +62,8 @@ class StageSpec:
             return []
         if record.schema_version != SCHEMA_VERSION:
             return [f"made by schema version {record.schema_version}, this is {SCHEMA_VERSION}"]
-        before, now = (json.loads(json.dumps(config)) for config in (record.config, self.config))  # tuples to lists
+        # Through JSON, for tuples read back as lists; by dotted key, so that a reason names the one that differs.
+        before, now = (_dotted(json.loads(json.dumps(config))) for config in (record.config, self.config))
         reasons = [
             f"{name}: {_short(before.get(name))} -> {_short(now.get(name))}"
             for name in sorted({*before, *now})
@@ -100,6 +101,13 @@ def required_record(folder: Path, command: str) -> StageRecord:
         state = "is incomplete (it was stopped)" if folder.is_dir() else "is not there"
         raise UserError(f"{folder} {state}: run `{command}` first")
     return record
+
+
+def _dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,8 @@ from typer.core import TyperGroup
 
 from schemas.errors import UserError
 
+OURS = ("schemas", "pipeline", "train", "tgmae")
+
 
 class _Group(TyperGroup):
     """Errors meant for people come without a traceback; a stop says that nothing is lost."""
@@ -19,6 +21,15 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in OURS:
+                raise
+            typer.echo(
+                f"error: this command needs {error.name}, which is not installed: pip install 'tgmae[pipeline]' "
+                "(index to guide) or 'tgmae[train]' (pretrain, probe)",
+                err=True,
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("stopped; what was done is kept, the same command goes on from there", err=True)

@@ -38,6 +38,8 @@ def test_tools_and_times_do_not_make_a_stage_stale(tmp_path: Path) -> None:
 def test_a_difference_is_said_by_name(tmp_path: Path) -> None:
     before = record(spec(tmp_path))
     assert spec(tmp_path, config={"patch": 8, "scales": (1.0, 0.5)}).differences(before) == ["patch: 16 -> 8"]
+    sections = [{"optim": {"betas": (0.9, 0.95), "epochs": epochs}} for epochs in (1, 2)]
+    assert spec(tmp_path, sections[1]).differences(record(spec(tmp_path, sections[0]))) == ["optim.epochs: 1 -> 2"]
     assert spec(tmp_path, inputs={"clips": "d"}).differences(before) == ["clips changed"]
     assert "schema version" in spec(tmp_path).differences(record(spec(tmp_path), fingerprint="x", schema_version=0))[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
 def test_help_names_every_command() -> None:
     text = call("--help").output
     assert all(name in text for name in ("index", "caption", "shard", "guide", "pretrain", "probe", "run", "status"))
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    """None in sys.modules makes an import fail as if the package were not installed."""
+    program = "import sys; sys.modules['av'] = None; from tgmae.cli import main; main()"
+    (tmp_path / "a.mp4").write_text("not a video")
+    command = [sys.executable, "-c", program, "index", str(tmp_path), "--out", str(tmp_path / "w")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "pip install 'tgmae[pipeline]'" in result.stderr
+    assert "Traceback" not in result.stderr
