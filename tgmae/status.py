@@ -19,9 +19,9 @@ def lines(workspace: Workspace, *, failures: int = 3) -> Iterator[str]:
     folders = list(_folders(workspace))
     if not folders:
         raise UserError(f"{workspace.root} is not a workspace: no stage has written there (tgmae index DATA --out ...)")
-    outputs = {name: record.output for name, folder in folders if (record := _record(folder))}
+    outputs = {name: record.output for name, folder in folders if (record := read_record(folder))}
     for name, folder in folders:
-        record = _record(folder)
+        record = read_record(folder)
         if record is None:
             parts = len(list((folder / ".parts").glob("[0-9]*")))
             yield f"{name:<24} incomplete  {f'{parts} parts are done; ' if parts else ''}run the stage again to go on"
@@ -44,10 +44,6 @@ def _folders(workspace: Workspace) -> Iterator[tuple[str, Path]]:
             yield str(folder.relative_to(workspace.root)), folder
             if (folder / "probe").is_dir():
                 yield str((folder / "probe").relative_to(workspace.root)), folder / "probe"
-
-
-def _record(folder: Path) -> StageRecord | None:
-    return read_record(folder)
 
 
 def _stale(record: StageRecord, name: str, outputs: dict[str, str]) -> str:

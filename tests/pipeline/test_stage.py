@@ -59,14 +59,22 @@ def units(shards: int = 4, videos: int = 5) -> list[Unit]:
     return [Unit(s, [{"key": video_key(n), "video_id": n} for n in group]) for s, group in enumerate(names)]
 
 
-def make(folder: Path, log: Path, *, config: dict[str, object] | None = None, **toy: str) -> StageRecord:
+def make(
+    folder: Path,
+    log: Path,
+    *,
+    config: dict[str, object] | None = None,
+    shards: int = 4,
+    options: Ray | None = None,
+    **toy: str,
+) -> StageRecord:
     return build(
         StageSpec("toy", folder, config or {"a": 1}, {"clips": "digest"}),
-        units=units(),
+        units=units(shards),
         worker=lambda: Toy(folder, log, **toy),
         schema=GUIDE_INDEX,
         table="index.parquet",
-        ray=Ray(workers=2),
+        ray=options or Ray(workers=2),
         max_failures="100%",
         tools=["ray", "no-such-package"],
     )
@@ -185,47 +193,20 @@ def test_an_unreachable_cluster_is_said_at_once(tmp_path: Path, address: str) ->
     ray.shutdown()
     try:
         with pytest.raises(UserError, match=address.removeprefix("ray://")):
-            build(
-                StageSpec("toy", tmp_path / "out", {}, {}),
-                units=units(),
-                worker=lambda: Toy(tmp_path, tmp_path / "log"),
-                schema=GUIDE_INDEX,
-                table="index.parquet",
-                ray=Ray(address=address),
-                max_failures="100%",
-                tools=[],
-            )
+            make(tmp_path / "out", tmp_path / "log", options=Ray(address=address))
     finally:
         start_ray()
 
 
 def test_a_worker_that_fits_nowhere_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no room for a worker of 64 CPUs"):
-        build(
-            StageSpec("toy", tmp_path / "out", {}, {}),
-            units=units(),
-            worker=lambda: Toy(tmp_path, tmp_path / "log"),
-            schema=GUIDE_INDEX,
-            table="index.parquet",
-            ray=Ray(cpus=64),
-            max_failures="100%",
-            tools=[],
-        )
+        make(tmp_path / "out", tmp_path / "log", options=Ray(cpus=64))
 
 
 def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The size of a shard may be no part of the fingerprint: parts of an interrupted run must still fit."""
     with pytest.raises(UserError):
         make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
-    build(
-        StageSpec("toy", tmp_path / "out", {"a": 1}, {"clips": "digest"}),
-        units=units(shards=2),
-        worker=lambda: Toy(tmp_path / "out", tmp_path / "log"),
-        schema=GUIDE_INDEX,
-        table="index.parquet",
-        ray=Ray(workers=2),
-        max_failures="100%",
-        tools=[],
-    )
+    make(tmp_path / "out", tmp_path / "log", shards=2)
     assert "changed while the stage was incomplete" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.tar"))) == 2
