@@ -208,7 +208,7 @@ def test_another_config_under_the_same_name(small: Small, monkeypatch: pytest.Mo
         run_pretrain(small())
     monkeypatch.undo()
     other = small(mask={"ratio": 0.75})
-    with pytest.raises(UserError, match=r"another config.*mask: .*0\.6.* -> .*0\.75.*--set name=NAME"):
+    with pytest.raises(UserError, match=r"another config.*mask\.ratio: 0\.6 -> 0\.75.*--set name=NAME"):
         run_pretrain(other)
     run_pretrain(other, restart=True)
     assert [line["step"] for line in curve(other)] == list(range(1, 10))
