@@ -47,7 +47,8 @@ def _section(model: type[BaseModel], prefix: str, comments: dict[tuple[str, str]
     if plain:
         lines.append("\n| key | type | default | |\n| --- | --- | --- | --- |\n")
     for name, field in plain.items():
-        comment = comments.get((model.__name__, name), "").replace("|", "\\|")
+        owner = next((each.__name__ for each in model.__mro__ if (each.__name__, name) in comments), "")
+        comment = comments.get((owner, name), "").replace("|", "\\|")
         lines.append(f"| `{name}` | {_type(field.annotation, field.metadata)} | {_default(field)} | {comment} |\n")
     for name, field in model.model_fields.items():
         if _is_section(field):

@@ -46,6 +46,17 @@ CAPTIONS = pa.schema(
     ]
 )
 
+CHANGES = pa.schema(  # of captions that were mended (caption.clean)
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("caption", pa.int16()),  # as in CAPTIONS; null: nothing was left of it
+        pa.field("steps", pa.string(), nullable=False),  # what was done, in order, joined by "+"
+        pa.field("before", pa.string(), nullable=False),
+        pa.field("after", pa.string(), nullable=False),
+    ]
+)
+
 FAILURES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -76,7 +87,8 @@ GUIDE_INDEX = pa.schema(
         pa.field("shard", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("length", pa.int64(), nullable=False),
-        pa.field("maps", pa.int32(), nullable=False),  # score maps in the sample; 0: the video has no guide
+        # Score maps in the sample, or texts where the guide has only those; 0: the guide has nothing for the video.
+        pa.field("maps", pa.int32(), nullable=False),
     ]
 )
 

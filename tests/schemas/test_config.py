@@ -62,15 +62,21 @@ def test_overrides_take_toml_or_plain_text(override: str, value: object) -> None
         ("ratio=0.5", "did you mean 'mask.ratio'"),
         ("pretrain.ratio=0.5", "did you mean 'mask.ratio'"),
         ("optim.batchsize=8", "did you mean 'optim.batch_size'"),
-        ("mask.kind=topk", "'top-k', 'bottom-k', 'tube' or 'random'"),
+        ("mask.kind=topk", "'top-k', 'bottom-k', 'tube', 'random'"),
         ("mask.ratio=1", "less than 1"),
+        ("mask.decoder_ratio=0.3", "multiple of 0.25"),
         ("mask.ratio", "section.key=value"),
-        ("guide=none", "needs guide = 'text'"),
+        ("guide=none", "ranks score maps, which guide = 'none' has not"),
+        ("guide=embeddings", "ranks score maps, which guide = 'embeddings' has not"),
+        ("guide=optical-flow", "ranks score maps, which guide = 'optical-flow' has not"),
+        ("guide=texts", "not one of text, embeddings, motion-vectors"),
+        ("mask.kind=optical-flow", "it needs guide = 'optical-flow'"),
         ("clip.size=100", "not a multiple of model.patch"),
         ("clip.frames=15", "not a multiple of model.tubelet"),
         ("optim.accumulate=3", "not a multiple of accumulate x processes"),
         ("objective.reconstruction=0", "nothing to learn"),
-        ("captions=3", "'blip2' or 'oracle'"),
+        ("captions=3", "valid string"),
+        ('captions="blip2+orakle"', "Did you mean 'oracle'? Allowed: blip, blip2"),
     ],
 )
 def test_mistakes_are_answered_with_what_is_known(override: str, hint: str) -> None:
@@ -83,7 +89,8 @@ def test_a_config_may_start_from_another(tmp_path: Path) -> None:
     write(tmp_path / "base.toml", 'workspace = "w"\n[mask]\nkind = "tube"\nratio = 0.9\n')
     (tmp_path / "rows").mkdir()
     row = write(tmp_path / "rows" / "row.toml", 'base = "../base.toml"\n[mask]\nratio = 0.75\n')
-    assert load_experiment(row).mask.model_dump() == {"kind": "tube", "ratio": 0.75}
+    mask = load_experiment(row).mask
+    assert (mask.kind, mask.ratio) == ("tube", 0.75)
 
 
 def test_a_base_that_leads_back_is_refused(tmp_path: Path) -> None:
