@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.budget import exceeds_budget
-from pipeline.datasets import FORMATS, Entry, Listing
+from pipeline.datasets import FORMATS, Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow
 from pipeline.probe import VideoFacts, probe
 from pipeline.processes import ProcessDied, map_processes
@@ -27,13 +27,15 @@ from pipeline.specs import index_spec
 from pipeline.stage import PARTS, prepare, tool_versions
 from pipeline.units import Row
 from pipeline.video import UnreadableFile, VideoError, VideoTimeout
-from schemas.atomic import sha256_file, write_json
-from schemas.config import Experiment
+from schemas.atomic import sha256_file, write_bytes, write_json
+from schemas.config import Experiment, Index
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, write_record
 from schemas.tables import FAILURES, MANIFEST, failure, video_key, write_table
 
 TABLE = "manifest.parquet"
+CLASSES = "classes.json"  # {"classes": names by label, "groups": {"verb": {"names": [...], "of_class": [...]}, ...}}
+EXTRA = "extra.txt"  # videos that no list names
 TIME_LIMIT = 300.0  # seconds to probe one file
 KEEP_EVERY = 5.0  # seconds between two parts
 SHOWN = 3  # reasons in a message
@@ -60,7 +62,9 @@ def run_index(experiment: Experiment) -> StageRecord:
     if record is not None and record.fingerprint == spec.fingerprint:
         return record
     index = experiment.index
-    listing = FORMATS[index.format](root, Path(index.list) if index.list else None)
+    listing = FORMATS[index.format](source_of(index, root))
+    if listing.extra:
+        print(f"index: {len(listing.extra)} videos are in no list: see {spec.folder / EXTRA}", file=sys.stderr)
     if listing.ignored:
         print(f"index: passed over {_counted(listing.ignored)}", file=sys.stderr)
     if not listing.entries and not listing.failures:
@@ -69,6 +73,14 @@ def run_index(experiment: Experiment) -> StageRecord:
     parts = prepare(spec, record)
     facts = _probe_all(root, listing, parts, experiment)
     return _finish(spec, listing, facts, started)
+
+
+def source_of(index: Index, root: Path) -> Source:
+    """Where the format looks; `root` is index.data, resolved."""
+    return Source(
+        root, Path(index.list) if index.list else None, Path(index.annotations) if index.annotations else None,
+        index.split, index.val_participants,
+    )  # fmt: skip
 
 
 def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment) -> dict[str, Row]:
@@ -178,13 +190,20 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
         reasons = [f"{row['video_id']}: {row['message']}" for row in failures]
         raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
     write_table(spec.folder / TABLE, rows, MANIFEST)
+    write_json(spec.folder / CLASSES, {"classes": class_names(rows, listing), "groups": listing.groups})
+    write_bytes(spec.folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
     record = StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         config=spec.config,
         inputs=spec.inputs,
         output=sha256_file(spec.folder / TABLE),
-        counts={"done": len(rows), "failed": len(failures), "ignored": listing.ignored.total()},
+        counts={
+            "done": len(rows),
+            "failed": len(failures),
+            "ignored": listing.ignored.total(),
+            "extra": len(listing.extra),
+        },
         failed=dict(Counter(row["error"] for row in failures)),
         tools=tool_versions(["av"]),
         info={**spec.info, "ignored": dict(listing.ignored)},
@@ -193,6 +212,14 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
     write_record(spec.folder, record)
     shutil.rmtree(spec.folder / PARTS)
     return record
+
+
+def class_names(rows: list[Row], listing: Listing) -> list[str]:
+    """By label: the dataset's own names, else those of the videos' labels, else the numbers."""
+    if listing.classes:
+        return listing.classes
+    names = {row["label"]: row["label_text"] for row in rows if row["label"] is not None}
+    return [names.get(number) or str(number) for number in range(max(names, default=-1) + 1)]
 
 
 def _no_doubles(entries: list[Entry]) -> None:

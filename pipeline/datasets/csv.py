@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.datasets.entry import BadName, BadRow, Entry, Listing, OutsideRoot, check_path, printable
 from pipeline.datasets.folder import SPLITS
+from pipeline.datasets.listed import Source
 from pipeline.video import VideoError
 from schemas.errors import UserError
 
@@ -22,8 +23,9 @@ REQUIRED = ("path", "label")
 LARGEST = 2**31 - 1  # of a class index
 
 
-def list_csv(root: Path, list_path: Path | None = None) -> Listing:
+def list_csv(source: Source) -> Listing:
     """Raises UserError when the list is not such a csv; a bad row becomes a failure that names its line."""
+    root, list_path = source.root, source.list
     if list_path is None:
         raise UserError("format 'csv' needs a list (index.list)")
     listing = Listing()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.units import Row
 from pipeline.video import UnreadableFile, VideoError
@@ -64,6 +65,9 @@ class Listing:
     entries: list[Entry] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)  # by kind, such as ".txt"
+    extra: list[str] = field(default_factory=list)  # videos that no list names
+    classes: list[str] = field(default_factory=list)  # names by label, where the dataset says them
+    groups: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # Epic-Kitchens' verbs and nouns
 
     def fail(self, name: str, error: VideoError) -> None:
         self.failures.append(failure(printable(name), STAGE, error))

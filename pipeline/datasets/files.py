@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.datasets.entry import Entry, Listing, videos
+from pipeline.datasets.listed import Source
 
 
-def list_files(root: Path, list_path: Path | None = None) -> Listing:
+def list_files(source: Source) -> Listing:
     listing = Listing()
-    listing.entries = [Entry(path) for path in videos(root, listing)]
+    listing.entries = [Entry(path) for path in videos(source.root, listing)]
     return listing

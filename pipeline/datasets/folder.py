@@ -6,16 +6,15 @@ folders' names, numbered in alphabetical order over all splits. A video in no cl
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.datasets.entry import Entry, Listing, videos
+from pipeline.datasets.listed import Source
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
-def list_folder(root: Path, list_path: Path | None = None) -> Listing:
+def list_folder(source: Source) -> Listing:
     listing = Listing()
-    placed = [(path, path.split("/")[:-1]) for path in videos(root, listing)]
+    placed = [(path, path.split("/")[:-1]) for path in videos(source.root, listing)]
     tops = {folders[0] for _, folders in placed if folders}
     depth = 1 if tops and tops <= SPLITS.keys() else 0  # of the class folder
     names = sorted({folders[depth] for _, folders in placed if len(folders) > depth})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import FORMATS, Listing
+from pipeline.datasets import FORMATS, Listing, Source
 from pipeline.datasets.entry import Entry
 from schemas.errors import UserError
 
@@ -22,7 +22,7 @@ def touch(root: Path, *names: str) -> Path:
 def csv(root: Path, text: str | bytes) -> Listing:
     path = root.parent / "list.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return FORMATS["csv"](root.resolve(), path)
+    return FORMATS["csv"](Source(root.resolve(), path))
 
 
 def reasons(listing: Listing) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     root = touch(
         tmp_path / "d", "run/a.mp4", "run/x/b.MKV", "Walk/c.avi", "loose.mp4", "run/a.txt", "run/b", ".h/x.mp4"
     )
-    listing = FORMATS["folder"](root, None)
+    listing = FORMATS["folder"](Source(root))
     assert listing.entries == [
         Entry("Walk/c.avi", 0, "Walk"),
         Entry("loose.mp4"),
@@ -50,19 +50,19 @@ def test_folders_are_classes(tmp_path: Path) -> None:
 
 def test_folders_of_splits(tmp_path: Path) -> None:
     root = touch(tmp_path / "d", "train/run/a.mp4", "validation/sit/b.mp4", "test/c.mp4")
-    assert FORMATS["folder"](root, None).entries == [
+    assert FORMATS["folder"](Source(root)).entries == [
         Entry("test/c.mp4", split="test"),
         Entry("train/run/a.mp4", 0, "run", "train"),
         Entry("validation/sit/b.mp4", 1, "sit", "val"),
     ]
     touch(root, "other/d.mp4")  # then train is a class like any other
-    assert {entry.label_text for entry in FORMATS["folder"](root, None).entries} == {
+    assert {entry.label_text for entry in FORMATS["folder"](Source(root)).entries} == {
         "other", "test", "train", "validation"
     }  # fmt: skip
 
 
 def test_files_have_no_labels(root: Path) -> None:
-    listing = FORMATS["files"](root, None)
+    listing = FORMATS["files"](Source(root))
     assert listing.entries == [Entry("a.mp4"), Entry("b/c.mp4")] and listing.ignored == {".dat": 1}
 
 
@@ -73,7 +73,7 @@ def test_links_stay_within_the_root(tmp_path: Path) -> None:
     (root / "out.mp4").symlink_to(outside / "x.mp4")
     (root / "gone.mp4").symlink_to(root / "nothing.mp4")
     (root / "folder").symlink_to(outside)
-    listing = FORMATS["files"](root, None)
+    listing = FORMATS["files"](Source(root))
     assert [entry.path for entry in listing.entries] == ["a.mp4", "in.mp4"]
     assert reasons(listing).keys() == {"out.mp4", "gone.mp4"}
     assert reasons(listing)["out.mp4"].startswith("OutsideRoot: leads out of the data folder")
@@ -85,7 +85,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     root = touch(tmp_path / "data", "a.mp4", "grün.mp4")
     with open(os.fsencode(root) + b"/caf\xe9.mp4", "wb"):
         pass
-    listing = FORMATS["files"](root, None)
+    listing = FORMATS["files"](Source(root))
     assert [entry.path for entry in listing.entries] == ["a.mp4", "grün.mp4"]
     assert reasons(listing) == {"caf\\xe9.mp4": "BadName: 'caf\\\\xe9.mp4' is not UTF-8: rename the file"}
     listed = csv(root, b"path,label\ncaf\xe9.mp4,x\ngr\xc3\xbcn.mp4,x\na.mp4,\xff\n")

@@ -54,12 +54,48 @@ def test_a_folder_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None
     assert [row["codec"] for row in found] == ["h264", "h264", "mpeg4", "h264"]
     assert [(row["label"], row["label_text"]) for row in found] == [(0, "run")] * 2 + [(1, "walk")] * 2
     assert failures(tmp_path / "w") == {}
-    assert record.counts == {"done": 4, "failed": 0, "ignored": 1}
+    assert record.counts == {"done": 4, "failed": 0, "ignored": 1, "extra": 0}
+    classes = json.loads((tmp_path / "w" / "manifest" / "classes.json").read_bytes())
+    assert classes == {"classes": ["run", "walk"], "groups": {}}
     assert record.info == {"data": str(video_folder.resolve()), "ignored": {".txt": 1}}
     assert record == read_record(tmp_path / "w" / "manifest")
     assert sorted(path.name for path in (tmp_path / "w" / "manifest").iterdir()) == [
-        "failures.parquet", "manifest.parquet", "stage.json"
+        "classes.json", "extra.txt", "failures.parquet", "manifest.parquet", "stage.json"
     ]  # fmt: skip
+
+
+def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None:
+    """Segments of long videos, two kinds of classes; what is in no list is listed, what is missing has its reason."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "EPIC_train_action_labels.csv").write_text(
+        "participant_id,video_id,narration,start_timestamp,stop_timestamp,verb,verb_class,noun,noun_class\n"
+        "P01,a,open door,00:00:00.25,00:00:01.00,open,1,door,0\n"
+        "P26,d,close door,00:00:00.00,00:00:01.50,close,0,door,0\n"
+        "P01,gone,open door,00:00:00.25,00:00:01.00,open,1,door,0\n"
+    )
+    asked = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes))
+    record = run_index(asked)
+    found = [
+        (row["video_id"], row["label"], row["label_text"], row["split"], row["text"]) for row in rows(tmp_path / "w")
+    ]
+    assert found == [("run/a.mp4#0.25-1", 1, "open door", "train", "open door"),
+                     ("walk/d.mp4#0-1.5", 0, "close door", "val", "close door")]  # fmt: skip
+    manifest = tmp_path / "w" / "manifest"
+    classes = json.loads((manifest / "classes.json").read_bytes())
+    assert classes == {
+        "classes": ["close door", "open door"],
+        "groups": {"verb": {"names": ["close", "open"], "of_class": [0, 1]},
+                   "noun": {"names": ["door"], "of_class": [0, 0]}},
+    }  # fmt: skip
+    assert (manifest / "extra.txt").read_text() == "run/deep/b.mkv\nwalk/c.avi\n"
+    assert failures(tmp_path / "w")["gone 00:00:00.25"][0] == "MissingFile"
+    assert record.counts == {"done": 2, "failed": 1, "ignored": 1, "extra": 2}
+    # The lists decide, too: a change in them makes the index anew.
+    assert run_index(asked) == record
+    other = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes),
+                       val_participants=["P01"])  # fmt: skip
+    assert run_index(other).fingerprint != record.fingerprint
 
 
 def test_two_runs_give_the_same_bytes_and_the_second_none(video_folder: Path, tmp_path: Path) -> None:
@@ -142,7 +178,7 @@ def test_the_error_budget_stops_a_run_that_goes_wrong(video_folder: Path, tmp_pa
     with pytest.raises(UserError, match="a share such as"):
         run_index(experiment(video_folder, tmp_path / "w", max_failures="many"))
     record = run_index(experiment(video_folder, tmp_path / "w", max_failures="80%"))
-    assert record.counts == {"done": 4, "failed": 12, "ignored": 1}
+    assert record.counts == {"done": 4, "failed": 12, "ignored": 1, "extra": 0}
 
 
 def test_a_stopped_run_goes_on_where_it_was(

@@ -1,0 +1,42 @@
+"""`hmdb51`: HMDB51 by its files CLASS_test_splitN.txt of the official split N (index.split): `NAME.avi FLAG`.
+
+Flag 1 is training, 2 test, 0 neither. Classes are in alphabetical order.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from pipeline.datasets.entry import BadRow, Entry, Listing
+from pipeline.datasets.listed import Source, Videos, read_lines
+from pipeline.video import VideoError
+from schemas.errors import UserError
+
+SPLITS = {"1": "train", "2": "test", "0": ""}
+
+
+def list_hmdb51(source: Source) -> Listing:
+    listing = Listing()
+    found = Videos(source, listing)
+    ending = f"_test_split{source.split}.txt"
+    paths = sorted({path.name: path for path in (*source.notes.glob(f"*/*{ending}"), *source.notes.glob(f"*{ending}"))}
+                   .values(), key=lambda path: path.name)  # fmt: skip
+    if not paths:
+        raise UserError(
+            f"hmdb51: no CLASS{ending} in {source.notes} or a folder in it: set index.annotations to the folder of "
+            "the 51 files of this split (docs/datasets.md)"
+        )
+    listing.classes = [path.name.removesuffix(ending) for path in paths]
+    for number, (name, path) in enumerate(zip(listing.classes, paths, strict=True)):
+        for place, line in read_lines(path):
+            video, _, flag = line.rpartition(" ")
+            try:
+                if flag not in SPLITS or not video.strip():
+                    raise BadRow(f"expected a file and 0, 1 or 2, got {line!r}")
+                taken = found.take(PurePosixPath(video.strip()).stem, folder=name)
+                if SPLITS[flag]:
+                    listing.entries.append(Entry(taken, number, name, SPLITS[flag]))
+            except VideoError as error:
+                listing.fail(video.strip() or place, type(error)(f"{place}: {error}"))
+    found.close()
+    return listing

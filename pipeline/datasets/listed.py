@@ -1,0 +1,137 @@
+"""What the formats of published datasets share: finding their annotation files, and the videos that these name."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.entry import BadRow, Listing, MissingFile, check_path, printable, videos
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a listing comes from: `index` of the config, its paths resolved."""
+
+    root: Path  # of the videos
+    list: Path | None = None
+    annotations: Path | None = None  # folder; None: the root
+    split: int = 1  # of UCF101 and HMDB51
+    val_participants: tuple[str, ...] = ()  # of Epic-Kitchens 55
+
+    @property
+    def notes(self) -> Path:
+        return self.annotations or self.root
+
+    def find(self, *names: str, what: str) -> Path:
+        """The first of these annotation files that is there, at the top of the folder or one level below it.
+
+        Raises UserError that says which file is missing and where it is looked for.
+        """
+        found = self.look(*names)
+        if found is None:
+            raise UserError(
+                f"{what}: no {' or '.join(names)} in {self.notes} or a folder in it: set index.annotations to the "
+                "folder of the dataset's own annotation files (docs/datasets.md)"
+            )
+        return found
+
+    def look(self, *names: str) -> Path | None:
+        for name in names:
+            for path in (self.notes / name, *sorted(self.notes.glob(f"*/{name}"))):
+                if path.is_file():
+                    return path
+        return None
+
+
+class Videos:
+    """The video files under the root by name, so that a list may name them without folder or extension."""
+
+    def __init__(self, source: Source, listing: Listing) -> None:
+        self._root, self._listing = source.root, listing
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in videos(source.root, listing):
+            self._by_stem[Path(path).stem].append(path)
+        self._used: set[str] = set()
+
+    def take(self, *stems: str, folder: str | None = None) -> str:
+        """The path of the first of these names that is there; of several files, the one in `folder`.
+
+        Spaces and underscores in the folder's name are the same. Raises MissingFile, and BadRow when several files
+        have the name and the folder does not tell them apart.
+        """
+        for stem in stems:
+            paths = self._by_stem.get(stem, [])
+            if len(paths) > 1 and folder is not None:
+                wanted = folder.replace(" ", "_")
+                paths = [path for path in paths if Path(path).parent.name.replace(" ", "_") == wanted] or paths
+            if len(paths) > 1:
+                raise BadRow(f"several files are called {stem}: {', '.join(paths[:3])}")
+            if paths:
+                self._used.add(paths[0])
+                return paths[0]
+        raise MissingFile(f"no video called {' or '.join(stems)} in {self._root}")
+
+    def at(self, path: str) -> str:
+        """The same for a list that names a path under the root. Raises VideoError."""
+        check_path(self._root, path)
+        self._used.add(Path(path).as_posix())
+        return path
+
+    def close(self) -> None:
+        """What no list named becomes the listing's `extra`."""
+        every = {path for paths in self._by_stem.values() for path in paths}
+        self._listing.extra = sorted(every - self._used)
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Raises UserError when the file does not hold a JSON value of this type."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Place ("train.csv line 7") and cells of each row of a csv with a header that has these columns."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                found = printable(", ".join(reader.fieldnames or ()))[:200] or "nothing"
+                raise UserError(f"{path}: no column {', '.join(missing)}; its first line is {found}")
+            for row in reader:
+                yield f"{path.name} line {reader.line_num}", {key: value or "" for key, value in row.items() if key}
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Place and text of each line that is not blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"{path.name} line {number}", line.strip()
+
+
+def whole(text: str, what: str, *, least: int = 0, most: int = 2**31 - 1) -> int:
+    """Raises BadRow unless the text is a whole number between these."""
+    try:
+        value = int(text)
+    except (TypeError, ValueError):
+        raise BadRow(f"the {what} {printable(str(text))!r} is not a whole number") from None
+    if not least <= value <= most:
+        raise BadRow(f"the {what} {value} is not between {least} and {most}")
+    return value

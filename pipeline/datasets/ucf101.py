@@ -1,0 +1,44 @@
+"""`ucf101`: UCF101 by classInd.txt and trainlist0N.txt, testlist0N.txt of the official split N (index.split)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from pipeline.datasets.entry import BadRow, Entry, Listing
+from pipeline.datasets.listed import Source, Videos, read_lines, whole
+from pipeline.video import VideoError
+from schemas.errors import UserError
+
+
+def list_ucf101(source: Source) -> Listing:
+    listing = Listing()
+    found = Videos(source, listing)
+    path = source.find("classInd.txt", what="ucf101")
+    numbers: dict[str, int] = {}
+    for place, line in read_lines(path):
+        number, _, name = line.partition(" ")
+        if not number.isdigit() or not name.strip():
+            raise UserError(f"{place} of {path.parent}: expected a number and a class, such as '1 ApplyEyeMakeup'")
+        numbers[name.strip()] = int(number) - 1
+    if sorted(numbers.values()) != list(range(len(numbers))):
+        raise UserError(f"{path}: classes are not numbered 1 to {len(numbers)}")
+    listing.classes = sorted(numbers, key=numbers.__getitem__)
+    for split in ("train", "test"):
+        lines = source.find(f"{split}list0{source.split}.txt", what="ucf101")
+        for place, line in read_lines(lines):
+            name, _, label = line.partition(" ")
+            try:
+                listing.entries.append(_entry(found, PurePosixPath(name), label.strip(), numbers, split))
+            except VideoError as error:
+                listing.fail(name, type(error)(f"{place}: {error}"))
+    found.close()
+    return listing
+
+
+def _entry(found: Videos, name: PurePosixPath, label: str, numbers: dict[str, int], split: str) -> Entry:
+    if name.parent.name not in numbers:
+        raise BadRow(f"the folder of {name} is no class of classInd.txt")
+    number = numbers[name.parent.name]
+    if label and whole(label, "class", least=1) - 1 != number:
+        raise BadRow(f"the class {label} is not that of the folder {name.parent.name}, {number + 1}")
+    return Entry(found.take(name.stem, folder=name.parent.name), number, name.parent.name, split)
