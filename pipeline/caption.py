@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.captioners import Frame, FrameCaptioner, RowCaptioner, keyframe_indices, make_captioner
-from pipeline.decoding import read_frames
+from pipeline.captioners import (
+    Frame,
+    FrameCaptioner,
+    NoCaption,
+    RowCaptioner,
+    Said,
+    SamplingCaptioner,
+    keyframe_indices,
+    make_captioner,
+    seed_of,
+)
+from pipeline.captioners.cleaning import cleaned
+from pipeline.captionsets import row_source
+from pipeline.decoding import read_placed
 from pipeline.prefetch import map_ahead
 from pipeline.shard import segment_frames
 from pipeline.specs import caption_spec
 from pipeline.stage import build
 from pipeline.units import Row, ShardResult, Unit, Worker
-from schemas.config import Caption, Experiment
+from schemas.config import Caption, Clean, Experiment, caption_source
 from schemas.errors import UserError
-from schemas.stage import StageRecord, required_record
-from schemas.tables import CAPTIONS, MANIFEST, failure, read_table
+from schemas.stage import StageRecord, read_record, required_record
+from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
 STAGE = "caption"
 TABLE = "captions.parquet"
-
-
-class NoCaption(ValueError):
-    pass
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a keyframe is; a caption of the whole video has none."""
-
-    frame: int | None = None  # in the source, or in the segment
-    time: float | None = None  # seconds from the start of the file
+CHANGED = "changes.parquet"
+WAITING = 8  # batches' worth of frames that may wait for others of their size
 
 
 @dataclass
@@ -42,33 +44,44 @@ class Video:
 
     row: Row
     due: int
-    said: list[tuple[Moment, str]] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame that waits for its caption."""
+
+    video: Video
+    index: int
+    time: float  # seconds
+    pixels: Frame
 
 
 class RowWorker:
     """Captions from the manifest alone."""
 
-    def __init__(self, captioner: RowCaptioner) -> None:
-        self._captioner = captioner
+    def __init__(self, captioner: RowCaptioner, clean: Clean) -> None:
+        self._captioner, self._clean = captioner, clean
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         videos: list[Video] = []
         for row in unit.rows:
             video = Video(row, 0)
             try:
-                video.said = [(Moment(), text) for text in self._captioner.describe(row)]
+                video.said = self._captioner.describe(row)
             except ValueError as error:
                 video.error = error
             videos.append(video)
             yield 1
-        yield _result(unit.shard, videos, {})
+        yield _result(unit.shard, videos, {}, self._clean)
 
 
 class CaptionWorker:
     """Captions of keyframes. Threads decode the next videos while the model works on full batches.
 
-    Which frames share a batch depends on the unit alone: they are taken in its order, across videos.
+    Which frames share a batch depends on the unit alone: they are taken in its order, across videos, those of one
+    size together, so that a batch is resized in one go.
     """
 
     def __init__(self, captioner: FrameCaptioner, data: Path, options: Caption) -> None:
@@ -80,81 +93,116 @@ class CaptionWorker:
         threads = self._options.decode_threads
         ahead = max(2 * threads, -(-batch_size // self._options.keyframes))
         videos: list[Video] = []
-        queue: list[tuple[Video, Moment, Frame]] = []
+        queues: dict[tuple[int, ...], list[Keyframe]] = {}  # by size
         began = time.perf_counter()
-        for row, keyframes in map_ahead(self._decode, unit.rows, threads=threads, ahead=ahead):
+        for row, frames in map_ahead(self._decode, unit.rows, threads=threads, ahead=ahead):
             clock["read"] += time.perf_counter() - began
-            if isinstance(keyframes, Exception):
-                videos.append(Video(row, 0, error=keyframes))
+            began = time.perf_counter()
+            if isinstance(frames, Exception):
+                videos.append(Video(row, 0, error=frames))
                 yield 1
             else:
-                video = Video(row, len(keyframes))
+                video = Video(row, len(frames))
                 videos.append(video)
-                queue += [(video, moment, frame) for moment, frame in keyframes]
-            began = time.perf_counter()
-            while len(queue) >= batch_size:
+                for index, moment, pixels in frames:
+                    queues.setdefault(pixels.shape, []).append(Keyframe(video, index, moment, pixels))
+            while (queue := _ready(queues, batch_size)) is not None:
                 yield from self._caption(queue[:batch_size])
                 del queue[:batch_size]
             clock["compute"] += time.perf_counter() - began
             began = time.perf_counter()
-        if queue:
-            yield from self._caption(queue)
+        rest = [frame for queue in queues.values() for frame in queue]
+        for first in range(0, len(rest), batch_size):
+            yield from self._caption(rest[first : first + batch_size])
         clock["compute"] += time.perf_counter() - began
-        yield _result(unit.shard, videos, clock)
+        yield _result(unit.shard, videos, clock, self._options.clean)
 
-    def _decode(self, row: Row) -> list[tuple[Moment, Frame]]:
-        start = row["start"] or 0.0
-        indices = keyframe_indices(segment_frames(row), self._options.keyframes)
-        frames = read_frames(self._data / row["path"], indices, start=row["start"], end=row["end"])
-        return [(Moment(i, start + i / row["fps"]), frame) for i, frame in zip(indices, frames, strict=True)]
+    def _decode(self, row: Row) -> list[tuple[int, float, Frame]]:
+        """(index, seconds, pixels) of each keyframe, placed among the frames that there really are."""
+        options, start = self._options, row["start"] or 0.0
+        seed = seed_of(options.seed, row["video_id"]) if options.placing == "random" else None
+        found = read_placed(
+            self._data / row["path"],
+            lambda count: keyframe_indices(count, options.keyframes, seed),
+            expected=segment_frames(row),
+            start=row["start"],
+            end=row["end"],
+        )
+        return [
+            (frame.index, start + frame.index / row["fps"] if frame.time is None else frame.time, frame.pixels)
+            for frame in found
+        ]
 
-    def _caption(self, batch: list[tuple[Video, Moment, Frame]]) -> Iterator[int]:
+    def _caption(self, batch: list[Keyframe]) -> Iterator[int]:
         """Captions a batch; yields 1 for each video that has no keyframe left."""
-        texts = self._texts([frame for _, _, frame in batch])
-        for (video, moment, _), text in zip(batch, texts, strict=True):
+        for frame, text in zip(batch, self._texts(batch), strict=True):
+            video = frame.video
             if isinstance(text, Exception):
                 video.error = video.error or text
             else:
-                video.said.append((moment, text))
+                video.said.append(Said(text, frame.index, frame.time))
             video.due -= 1
             if video.due == 0:
                 yield 1
 
-    def _texts(self, frames: list[Frame]) -> list[str | Exception]:
+    def _texts(self, batch: list[Keyframe]) -> list[str | Exception]:
         """The batch at once; where that fails, one by one, so that a bad frame costs only its own video."""
+        captioner, frames = self._captioner, [frame.pixels for frame in batch]
         try:
-            return list(self._captioner.caption(frames))
+            if isinstance(captioner, SamplingCaptioner) and captioner.samples:
+                seeds = [seed_of(self._options.seed, frame.video.row["video_id"], frame.index) for frame in batch]
+                return list(captioner.caption_seeded(frames, seeds))
+            return list(captioner.caption(frames))
         except UserError:
             raise
         except Exception as error:  # becomes the video's failure, with its reason
-            if len(frames) == 1:
+            if len(batch) == 1:
                 return [error]
-        return [self._texts([frame])[0] for frame in frames]
+        return [self._texts([frame])[0] for frame in batch]
 
 
-def _result(shard: int, videos: list[Video], clock: dict[str, float]) -> ShardResult:
+def _ready(queues: dict[tuple[int, ...], list[Keyframe]], batch_size: int) -> list[Keyframe] | None:
+    """A queue that fills a batch; the longest where too many frames of many sizes wait."""
+    longest = max(queues.values(), key=len, default=[])
+    waiting = sum(map(len, queues.values()))
+    return longest if len(longest) >= batch_size or waiting >= WAITING * batch_size else None
+
+
+def _result(shard: int, videos: list[Video], clock: dict[str, float], clean: Clean) -> ShardResult:
     rows: list[Row] = []
     failures: list[Row] = []
+    changes: list[Row] = []
     for video in videos:
-        texts = [(moment, " ".join(text.split())) for moment, text in video.said]
-        texts = [(moment, text) for moment, text in texts if text]
-        error = video.error or (None if texts else NoCaption("no caption: the captioner's text is empty"))
-        name = video.row["video_id"]
+        about = {"key": video.row["key"], "video_id": video.row["video_id"]}
+        kept: list[Said] = []
+        mended: list[Row] = []
+        for said in video.said:
+            before = " ".join(said.text.split())
+            after, steps = cleaned(before, clean) if clean.enabled else (before, [])
+            if steps:
+                number = len(kept) if after else None
+                mended.append({**about, "caption": number, "steps": "+".join(steps), "before": before, "after": after})
+            if after:
+                kept.append(said._replace(text=after))
+        error = video.error or (None if kept else NoCaption(_nothing(mended)))
         if error is not None:
-            failures.append(failure(name, STAGE, error))
-            continue
-        for number, (moment, text) in enumerate(texts):
-            place = {"frame": moment.frame, "time": moment.time}
-            rows.append({"key": video.row["key"], "video_id": name, "caption": number, "text": text, **place})
-    return ShardResult(shard, rows, failures, seconds=clock)
+            failures.append(failure(about["video_id"], STAGE, error))
+            mended = [{**row, "caption": None} for row in mended]
+        else:
+            rows += [{**about, "caption": number, **said._asdict()} for number, said in enumerate(kept)]
+        changes += mended
+    return ShardResult(shard, rows, failures, seconds=clock, side={CHANGED: changes} if clean.enabled else {})
 
 
-def make_worker(source: str, caption: Caption, data: Path) -> Worker:
+def _nothing(mended: list[Row]) -> str:
+    if not mended:
+        return "no caption: the captioner's text is empty"
+    return f"no caption: cleaning left nothing of {mended[0]['before']!r}"
+
+
+def make_worker(source: str, caption: Caption, data: Path) -> CaptionWorker:
     """Called where the work is done: it loads the model."""
-    captioner = make_captioner(source, caption)
-    if isinstance(captioner, RowCaptioner):
-        return RowWorker(captioner)
-    return CaptionWorker(captioner, data, caption)
+    return CaptionWorker(make_captioner(source, caption), data, caption)
 
 
 def caption_units(manifest: list[Row], size: int) -> list[Unit]:
@@ -164,30 +212,45 @@ def caption_units(manifest: list[Row], size: int) -> list[Unit]:
 
 
 def run_caption(experiment: Experiment) -> StageRecord:
-    """Makes the caption set `experiment.captions`, or what is missing of it: captions.parquet, failures.parquet.
+    """Makes the caption set `experiment.captions`, or what is missing of it.
 
-    Raises UserError when the manifest is not there, the model cannot be loaded, or too many videos fail.
+    Writes captions.parquet and failures.parquet, with caption.clean changes.parquet, and what the source adds.
+    Raises UserError when the manifest is not there, the source cannot be used, or too many videos fail.
     """
+    spec = caption_spec(experiment)
+    record = read_record(spec.folder)
+    if record is not None and record.fingerprint == spec.fingerprint:
+        return record  # before a source is read or a model asked
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    source, caption, data = experiment.captions, _settled(experiment.caption), Path(index.info["data"])
+    source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
+    rows = row_source(experiment, manifest)
+    clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
+    worker: Callable[[], Worker] = lambda: (  # noqa: E731
+        make_worker(source, caption, data) if rows is None else RowWorker(rows.captioner, clean)
+    )
     return build(
-        caption_spec(experiment),
+        spec,
         units=caption_units(manifest, caption.videos_per_shard),
-        worker=lambda: make_worker(source, caption, data),
+        worker=worker,
         schema=CAPTIONS,
         table=TABLE,
         ray=experiment.ray,
         max_failures=experiment.max_failures,
         tools=["transformers", "torch", "av"],
-        holds_model=source != "oracle",
+        holds_model=True,
+        here=rows is not None,
+        side={CHANGED: CHANGES} if clean.enabled else {},
+        notes={} if rows is None else rows.notes,
     )
 
 
 def _settled(caption: Caption) -> Caption:
-    """A model folder by its full path: Ray's workers may run in another folder."""
-    model = Path(caption.blip2.model)
-    if not model.is_dir():
-        return caption
-    return caption.model_copy(update={"blip2": caption.blip2.model_copy(update={"model": str(model.resolve())})})
+    """Model folders by their full path: Ray's workers may run in another folder."""
+    update = {
+        name: options.model_copy(update={"model": str(Path(options.model).resolve())})
+        for name, options in (("blip2", caption.blip2), ("blip", caption.blip))
+        if Path(options.model).is_dir()
+    }
+    return caption.model_copy(update=update)

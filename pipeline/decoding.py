@@ -7,7 +7,8 @@ Every error of a video is a VideoError whose class is its reason in short.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -18,6 +19,7 @@ from av.video.stream import VideoStream
 from pipeline.video import (
     RGB,
     TIME_LIMIT,
+    CorruptVideo,
     Deadline,
     NoFrames,
     average_rate,
@@ -70,6 +72,52 @@ def iter_frames(
         yield rgb(frame)
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A frame, and where it was found."""
+
+    index: int  # within the file or segment, from 0
+    time: float | None  # seconds from the first frame of the file; None where the stream has no timestamps
+    pixels: RGB
+
+
+def read_placed(
+    path: Path,
+    place: Callable[[int], Sequence[int]],
+    *,
+    expected: int,
+    start: float | None = None,
+    end: float | None = None,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+) -> list[Placed]:
+    """The frames that `place` chooses, told how many there really are in the file or its segment [start, end).
+
+    Files and lists lie about that: `expected` is only a guess, which saves a second pass where a stream cannot be
+    seeked exactly. Raises VideoError.
+    """
+    deadline = Deadline(time_limit)
+    with opened(path, threads) as (container, stream):
+        found = _by_seeking(container, stream, place, start, end, deadline)
+    if found is not None:
+        return found
+    counted = expected
+    for _ in range(2):
+        wanted = list(place(max(counted, 1)))
+        kept: dict[int, RGB] = {}
+        total = 0
+        for frame in decode(path, start, end, threads=threads, time_limit=time_limit):
+            if total in wanted:
+                kept[total] = rgb(frame)
+            total += 1
+        if not total:
+            raise NoFrames(_nothing(start, end))
+        if total == counted:
+            return [Placed(index, None, kept[index]) for index in wanted]
+        counted = total
+    raise CorruptVideo("gives another number of frames each time it is decoded")
+
+
 def read_frames(
     path: Path,
     indices: Sequence[int],
@@ -89,22 +137,16 @@ def read_frames(
         raise ValueError(f"frame index {min(indices)} is negative")
     if not indices:
         return []
-    deadline = Deadline(time_limit)
-    with opened(path, threads) as (container, stream):
-        found = _by_seeking(container, stream, indices, start, end, deadline)
-    if found is None:
-        found, last, count = {}, None, 0
-        for frame in decode(path, start, end, threads=threads, time_limit=time_limit):
-            if count in indices:
-                found[count] = rgb(frame)
-            last, count = frame, count + 1
-            if count > max(indices):
-                break
-        if last is None:
-            raise NoFrames(_nothing(start, end))
-        if len(found) < len(set(indices)):
-            found |= dict.fromkeys(set(indices) - set(found), rgb(last))
-    return [found[index] for index in indices]
+    placed = read_placed(
+        path,
+        lambda count: [min(index, count - 1) for index in indices],
+        expected=max(indices) + 1,
+        start=start,
+        end=end,
+        threads=threads,
+        time_limit=time_limit,
+    )
+    return [frame.pixels for frame in placed]
 
 
 def _segment(
@@ -148,12 +190,12 @@ def _segment(
 def _by_seeking(
     container: InputContainer,
     stream: VideoStream,
-    indices: Sequence[int],
+    place: Callable[[int], Sequence[int]],
     start: float | None,
     end: float | None,
     deadline: Deadline,
-) -> dict[int, RGB] | None:
-    """Frames by index, or None where this stream cannot be seeked exactly."""
+) -> list[Placed] | None:
+    """The frames that `place` chooses of those counted, or None where this stream cannot be seeked exactly."""
     base = stream.time_base
     keys: list[tuple[int, int]] = []  # pts and dts of key packets
     shown: list[int] = []  # pts
@@ -175,7 +217,7 @@ def _by_seeking(
     shown = sorted(pts for pts in shown if first <= float((pts - origin) * base) < last)
     if not shown:
         raise NoFrames(_nothing(start, end))
-    wanted = {index: shown[min(index, len(shown) - 1)] for index in indices}
+    wanted = {index: shown[index] for index in place(len(shown))}
     found: dict[int, RGB] = {}
     position: int | None = None  # of the decoder: pts of its last frame
     frames: Iterator[av.VideoFrame] = iter(())
@@ -200,7 +242,7 @@ def _by_seeking(
                 return None
         except av.FFmpegError:
             return None
-    return {index: found[target] for index, target in wanted.items()}
+    return [Placed(index, float((shown[index] - origin) * base), found[shown[index]]) for index in place(len(shown))]
 
 
 def _nothing(start: float | None, end: float | None) -> str:

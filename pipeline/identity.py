@@ -7,17 +7,61 @@ from pathlib import Path
 from typing import Any
 
 from schemas.atomic import sha256_file
-from schemas.config import Caption, Text
+from schemas.config import Blip2, Caption, CaptionFile, Llm, Text
+from schemas.errors import UserError
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model folder
 
 
 def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
-    """What determines a caption set beside the frames."""
+    """What determines a caption set of `source` beside the videos: settings that change nothing are left out."""
+    identity: dict[str, Any] = {"clean": caption.clean.model_dump(mode="json")} if caption.clean.enabled else {}
     if source == "oracle":
-        return caption.oracle.model_dump(mode="json")
-    options = caption.blip2.model_dump(mode="json", exclude={"device"})
-    return {**options, **weights(caption.blip2.model, caption.blip2.revision)}
+        return identity | caption.oracle.model_dump(mode="json")
+    if source == "file":
+        return identity | _file(caption.file)
+    if source == "llm":
+        return identity | _llm(caption.llm, caption.seed)
+    identity["keyframes"] = caption.keyframes
+    if caption.placing == "random":
+        identity |= {"placing": "random", "seed": caption.seed}
+    return identity | _generation(caption.blip if source == "blip" else caption.blip2, caption.seed)
+
+
+def _generation(options: Blip2, seed: int) -> dict[str, Any]:
+    idle = {"device", *(() if options.sample else ("sample", "temperature", "top_p"))}
+    idle |= set() if options.num_beams > 1 else {"length_penalty"}
+    neutral = {"load_in_8bit": False, "min_new_tokens": 0, "repetition_penalty": 1.0}
+    settings = options.model_dump(mode="json", exclude=idle)
+    settings = {name: value for name, value in settings.items() if neutral.get(name, ...) != value}
+    if options.sample:
+        settings["seed"] = seed
+    return {**settings, **weights(options.model, options.revision)}
+
+
+def _file(options: CaptionFile) -> dict[str, Any]:
+    columns = options.model_dump(mode="json", exclude={"path"})
+    return {**columns, "content": _content(Path(options.path), "caption.file.path")}
+
+
+def _llm(options: Llm, seed: int) -> dict[str, Any]:
+    identity: dict[str, Any] = {"per_video": options.per_video, "seed": seed}
+    if options.file:
+        return {**identity, "max_words": options.max_words, "content": _content(Path(options.file), "caption.llm.file")}
+    asked = ("prompts", "samples", "temperature", "max_tokens", "sentences", "max_words")
+    identity |= options.model_dump(mode="json", include=set(asked))
+    if options.local:
+        return {**identity, "dtype": options.dtype, **weights(options.local, options.revision)}
+    return {**identity, "model": options.model}
+
+
+def _content(path: Path, key: str) -> str:
+    """A digest of a file, or of all files under a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir() or path == Path():
+        raise UserError(f"{key}: {path} is neither a file nor a folder" if path != Path() else f"{key} is not set")
+    return weights(str(path), "")["weights"]
 
 
 def encoder_identity(text: Text) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pipeline.budget import exceeds_budget
 from pipeline.engine import execute
 from pipeline.units import ShardResult, Unit, Worker
-from schemas.atomic import TEMPORARY, sha256_file, write_json
+from schemas.atomic import TEMPORARY, sha256_file, write_bytes, write_json
 from schemas.config import Ray
 from schemas.errors import UserError
 from schemas.stage import FILE, StageRecord, StageSpec, read_record, write_record
@@ -42,10 +42,15 @@ def build(
     max_failures: str,
     tools: Sequence[str],
     holds_model: bool = False,
+    here: bool = False,
+    side: Mapping[str, pa.Schema] | None = None,
+    notes: Mapping[str, bytes] | None = None,
 ) -> StageRecord:
     """Makes the stage that `spec` describes, or what is missing of it, and returns its record.
 
-    `table` (rows of `schema`, in shard order) and failures.parquet are merged from the shards' results.
+    `table` (rows of `schema`, in shard order) and failures.parquet are merged from the shards' results, and so are
+    the tables of `side`, by file name. `notes` are files to lay beside them. Work that is `here` is too little for
+    a cluster and runs in this process.
     Raises UserError when failures exceed `max_failures` or when nothing at all came out.
     """
     started = time.perf_counter()
@@ -53,7 +58,8 @@ def build(
     if record is not None and record.fingerprint == spec.fingerprint:
         return record
     parts = prepare(spec, record, units)
-    done = {int(path.stem): ShardResult(**json.loads(path.read_bytes())) for path in parts.glob("[0-9]*.json")}
+    before_now = () if here else parts.glob("[0-9]*.json")  # what is made here is made whole
+    done = {int(path.stem): ShardResult(**json.loads(path.read_bytes())) for path in before_now}
     pending = [unit for unit in units if unit.shard not in done]
     total = sum(len(unit.rows) for unit in units)
     failed = sum(len(result.failures) for result in done.values())
@@ -61,7 +67,8 @@ def build(
     if done:
         print(f"{spec.stage}: {len(done)} of {len(units)} shards are there already", file=sys.stderr)
     with tqdm(total=total, initial=before, desc=spec.stage, unit="video", disable=not pending) as bar:
-        for event in execute(pending, worker, ray, holds_model=holds_model) if pending else ():
+        events = _run_here(pending, worker) if here else execute(pending, worker, ray, holds_model=holds_model)
+        for event in events if pending else ():
             if isinstance(event, int):
                 bar.update(event)
                 continue
@@ -71,7 +78,16 @@ def build(
             bar.set_postfix(failed=failed)
             if exceeds_budget(failed, total, max_failures):
                 raise UserError(_over_budget(spec.stage, done, failed, total, max_failures))
-    return _finish(spec, [done[unit.shard] for unit in units], schema, table, tools, started)
+    for name, content in (notes or {}).items():
+        write_bytes(spec.folder / name, content)
+    tables = {table: schema, **(side or {})}
+    return _finish(spec, [done[unit.shard] for unit in units], tables, list(notes or {}), tools, started)
+
+
+def _run_here(units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[int | ShardResult]:
+    worker = make_worker()
+    for unit in units:
+        yield from worker.run(unit)
 
 
 def prepare(spec: StageSpec, record: StageRecord | None, units: Sequence[Unit] = ()) -> Path:
@@ -108,8 +124,14 @@ def tool_versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def _finish(
-    spec: StageSpec, results: list[ShardResult], schema: pa.Schema, table: str, tools: Sequence[str], started: float
+    spec: StageSpec,
+    results: list[ShardResult],
+    tables: Mapping[str, pa.Schema],
+    notes: Sequence[str],
+    tools: Sequence[str],
+    started: float,
 ) -> StageRecord:
+    """Writes the tables, of which the first is the stage's own, and the record."""
     rows = [row for result in results for row in result.rows]
     failures = [row for result in results for row in result.failures]
     write_table(spec.folder / "failures.parquet", failures, FAILURES)
@@ -118,10 +140,11 @@ def _finish(
         for part in (spec.folder / PARTS).glob("[0-9]*.json"):
             part.unlink()  # so that the next run tries again
         raise UserError(f"{spec.stage}: nothing came out of {len(failures)} videos. The first said: {first}")
-    write_table(spec.folder / table, rows, schema)
+    for number, (name, schema) in enumerate(tables.items()):
+        beside = [row for result in results for row in result.side.get(name, [])]
+        write_table(spec.folder / name, beside if number else rows, schema)
     files = {name: digest for result in results for name, digest in result.files.items()}
-    files[table] = sha256_file(spec.folder / table)
-    files["failures.parquet"] = sha256_file(spec.folder / "failures.parquet")
+    files |= {name: sha256_file(spec.folder / name) for name in (*tables, *notes, "failures.parquet")}
     seconds: Counter[str] = Counter()
     for result in results:
         seconds.update(result.seconds)

@@ -26,6 +26,7 @@ class ShardResult:
     failures: list[Row]  # of schemas.tables.FAILURES
     files: dict[str, str] = field(default_factory=dict)  # name under the stage's folder -> sha256
     seconds: dict[str, float] = field(default_factory=dict)  # read, compute, write: where the time went
+    side: dict[str, list[Row]] = field(default_factory=dict)  # rows of further tables, by file name
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,9 +1,15 @@
-"""Sources of captions, one file each. A captioner is a plain class: it knows its model and nothing of files or Ray."""
+"""Sources of captions, one file each. A captioner is a plain class that knows nothing of Ray.
+
+Two kinds: a FrameCaptioner looks at keyframes and holds a model; a RowCaptioner knows the texts of a video from its
+row of the manifest, so that nothing is decoded and no cluster is needed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +18,18 @@ from schemas.config import Caption
 from schemas.errors import choice_error
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]  # [H, W, 3] RGB
+
+
+class NoCaption(ValueError):
+    """A video that its source says nothing of."""
+
+
+class Said(NamedTuple):
+    """A caption, and when: a caption of the whole video has no time."""
+
+    text: str
+    frame: int | None = None  # in the file, or in the segment
+    time: float | None = None  # seconds from the start of the file
 
 
 @runtime_checkable
@@ -29,44 +47,60 @@ class FrameCaptioner(Protocol):
 
 
 @runtime_checkable
+class SamplingCaptioner(FrameCaptioner, Protocol):
+    """A FrameCaptioner that may draw its words: where `samples` is true, it is given a seed a frame."""
+
+    samples: bool
+
+    def caption_seeded(self, frames: list[Frame], seeds: list[int]) -> list[str]:
+        """As caption(); the same frame and seed give the same text, whatever else is in the batch."""
+        ...
+
+
 class RowCaptioner(Protocol):
     """Knows the texts of a video from its row of the manifest alone: nothing is decoded."""
 
-    def describe(self, row: Row) -> list[str]:
+    def describe(self, row: Row) -> list[Said]:
         """Raises ValueError, with the reason, for a video that it has no text for."""
         ...
 
 
-Captioner = FrameCaptioner | RowCaptioner
-
-
-def _blip2(caption: Caption) -> Captioner:
+def _blip2(caption: Caption) -> FrameCaptioner:
     from pipeline.captioners.blip2 import Blip2Captioner  # transformers takes seconds to import
 
     return Blip2Captioner(caption.blip2)
 
 
-def _oracle(caption: Caption) -> Captioner:
-    from pipeline.captioners.oracle import OracleCaptioner
+def _blip(caption: Caption) -> FrameCaptioner:
+    from pipeline.captioners.blip import BlipCaptioner
 
-    return OracleCaptioner(caption.oracle)
-
-
-SOURCES: dict[str, Callable[[Caption], Captioner]] = {"blip2": _blip2, "oracle": _oracle}
+    return BlipCaptioner(caption.blip)
 
 
-def make_captioner(source: str, caption: Caption) -> Captioner:
-    """Loads the captioner of that name. Raises UserError for an unknown name or a model that cannot be loaded."""
+SOURCES: dict[str, Callable[[Caption], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip}
+
+
+def make_captioner(source: str, caption: Caption) -> FrameCaptioner:
+    """Loads the model of that source. Raises UserError for an unknown name or a model that cannot be loaded."""
     if source not in SOURCES:
-        raise choice_error("caption source", source, SOURCES)
+        raise choice_error("source of captions from frames", source, SOURCES)
     return SOURCES[source](caption)
 
 
-def keyframe_indices(frames: int, count: int) -> list[int]:
-    """The midpoints of `count` equal parts of a video (or segment) of `frames` frames (section 3.2).
+def seed_of(seed: int, *names: object) -> int:
+    """A number of 63 bits that depends on all of these and on nothing else."""
+    text = "\0".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
-    One keyframe is the centre frame; a video of fewer frames than `count` gives each of its frames once.
+
+def keyframe_indices(frames: int, count: int, seed: int | None = None) -> list[int]:
+    """Which frames of a video (or segment) of `frames` frames are captioned, in order.
+
+    The midpoints of `count` equal parts (section 3.2), so that one keyframe is the centre frame; with a seed,
+    `count` different frames drawn at random. A video of fewer frames than `count` gives each of its frames once.
     """
     if frames < 1 or count < 1:
         raise ValueError(f"{count} keyframes of {frames} frames: both must be at least 1")
+    if seed is not None:
+        return sorted(random.Random(seed).sample(range(frames), min(count, frames)))
     return sorted({(2 * part + 1) * frames // (2 * count) for part in range(count)})

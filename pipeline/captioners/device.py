@@ -12,6 +12,9 @@ from schemas.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# What libraries below torch say, as plain RuntimeErrors: the CPU's allocator, CUDA itself, cuBLAS.
+NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 Result = TypeVar("Result")
 
 
@@ -55,7 +58,7 @@ def _fits(run: Callable[[slice], Result], part: slice, results: list[Result]) ->
     try:
         results.append(run(part))
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
             raise
         return False
     return True

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+from pipeline.captioners import Said
 from pipeline.units import Row
 from schemas.config import Oracle
 from schemas.errors import UserError
+
+# SSv2 writes its labels as "Holding [something] next to [something]", or without the brackets.
+PLACE = re.compile(r"\[[^\]]+\]|\bsomething\b", re.IGNORECASE)
 
 
 class NoLabel(ValueError):
@@ -12,14 +18,19 @@ class NoLabel(ValueError):
 
 
 class OracleCaptioner:
+    """With `fill`, a label that has places to fill is said in the words of the video's own annotation, where the
+    manifest has one (SSv2: "holding potato next to vicks vaporub bottle")."""
+
     def __init__(self, options: Oracle) -> None:
         if "{}" not in options.template:
             raise UserError(f"caption.oracle.template {options.template!r} has no {{}} for the label's text to go")
-        self._template = options.template
+        self._template, self._fill = options.template, options.fill
 
-    def describe(self, row: Row) -> list[str]:
+    def describe(self, row: Row) -> list[Said]:
         """Raises NoLabel for a video without a label's text."""
         text = row["label_text"]
         if text is None or not text.strip():
             raise NoLabel("no caption: the manifest has no label text for this video")
-        return [self._template.replace("{}", text)]
+        if self._fill and row["text"] and PLACE.search(text):
+            text = row["text"]
+        return [Said(self._template.replace("{}", text))]

@@ -12,22 +12,23 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.caption import CaptionWorker, RowWorker, caption_units, make_worker
-from pipeline.captioners import Frame
+from pipeline.caption import CaptionWorker, RowWorker, caption_units
+from pipeline.captioners import Frame, keyframe_indices, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
 from pipeline.encoding import encode
 from pipeline.prefetch import map_ahead, read_ahead
 from pipeline.units import Row, ShardResult, Unit, Worker
-from schemas.config import Caption, Oracle, Shard
+from schemas.config import Caption, Clean, Oracle, Shard
 from schemas.errors import UserError
-from schemas.tables import CAPTIONS, FAILURES, table, video_key
+from schemas.tables import CAPTIONS, CHANGES, FAILURES, table, video_key
+from tests.pipeline.conftest import write_video
 
 LEVELS = [20, 60, 100, 140, 180, 220]  # the grey of each of a test video's six frames
 
 
-def save_video(path: Path, levels: list[int]) -> None:
-    """A frame a level, 10 a second, 32 x 48."""
-    pictures = [np.full((32, 48, 3), level, np.uint8) for level in levels]
+def save_video(path: Path, levels: list[int], height: int = 32) -> None:
+    """A frame a level, 10 a second, 48 wide."""
+    pictures = [np.full((height, 48, 3), level, np.uint8) for level in levels]
     frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(frames, 10.0, Shard(crf=1, gop=1)).data)
@@ -47,8 +48,10 @@ class Grey:
     def __init__(self, batch_size: int = 4, silent: tuple[str, ...] = (), bad: tuple[str, ...] = ()) -> None:
         self.batch_size, self.silent, self.bad = batch_size, silent, bad
         self.batches: list[list[str]] = []
+        self.heights: list[list[int]] = []
 
     def caption(self, frames: list[Frame]) -> list[str]:
+        self.heights.append([len(frame) for frame in frames])
         said = [f"grey {round(float(frame.mean()), -1):g}" for frame in frames]
         self.batches.append(said)
         if set(said) & set(self.bad):
@@ -61,6 +64,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for n in range(5):
         save_video(folder / f"{n}.mp4", LEVELS)
+    for n in range(3):
+        save_video(folder / f"high{n}.mp4", LEVELS, height=64)
     save_video(folder / "dark.mp4", [0, 0, 0])
     (folder / "text.mp4").write_text("not a video")
     return folder
@@ -150,10 +155,87 @@ def test_the_same_unit_gives_the_same_rows(data: Path) -> None:
 
 def test_oracle_decodes_nothing() -> None:
     rows = [row("no-such-file.mp4"), row("unlabelled.mp4", label_text=None)]
-    result = run(RowWorker(OracleCaptioner(Oracle(template="a video of {}"))), rows)
+    result = run(RowWorker(OracleCaptioner(Oracle(template="a video of {}")), Clean()), rows)
     assert [(row["text"], row["frame"], row["time"]) for row in result.rows] == [("a video of spinning", None, None)]
     assert [(row["video_id"], row["error"]) for row in result.failures] == [("unlabelled.mp4", "NoLabel")]
-    assert isinstance(make_worker("oracle", Caption(), Path("none")), RowWorker)
+
+
+def test_frames_of_one_size_share_a_batch(data: Path) -> None:
+    captioner = Grey(batch_size=4)
+    result = run(worker(captioner, data), [row(name) for name in ("0.mp4", "high0.mp4", "1.mp4", "high1.mp4")])
+    assert captioner.heights == [[32] * 4, [64] * 4, [32, 32, 64, 64]]  # what is left over goes together
+    assert [row["text"] for row in result.rows] == ["grey 60", "grey 140", "grey 220"] * 4
+
+
+def test_frames_of_many_sizes_do_not_pile_up(tmp_path: Path) -> None:
+    for n in range(20):
+        save_video(tmp_path / f"{n}.mp4", LEVELS, height=32 + 2 * n)
+    captioner = Grey(batch_size=2)
+    run(worker(captioner, tmp_path, keyframes=1), [row(f"{n}.mp4") for n in range(20)])
+    assert len(captioner.batches[0]) == 1  # at 16 waiting frames the longest queue goes as it is
+    assert sum(map(len, captioner.batches)) == 20
+
+
+@pytest.mark.parametrize("claimed", [6, 600, 1])
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])  # which can be seeked, and which cannot
+def test_keyframes_are_placed_among_the_frames_that_there_are(tmp_path: Path, suffix: str, claimed: int) -> None:
+    codec = "libx264" if suffix == "mp4" else "mpeg4"
+    write_video(tmp_path / f"a.{suffix}", frames=6, fps=10, codec=codec)
+    result = run(worker(Grey(), tmp_path), [row(f"a.{suffix}", frames=claimed, duration=claimed / 10)])
+    assert [row["frame"] for row in result.rows] == [1, 3, 5]
+    assert [row["time"] for row in result.rows] == pytest.approx([0.1, 0.3, 0.5])
+    assert len({row["text"] for row in result.rows}) == 3
+
+
+def test_random_keyframes_are_drawn_by_seed_and_video(data: Path) -> None:
+    rows = [row(f"{n}.mp4") for n in range(5)]
+    draws = []
+    for seed in (0, 0, 1):
+        result = run(worker(Grey(), data, keyframes=2, placing="random", seed=seed), rows)
+        draws.append([row["frame"] for row in result.rows])
+    assert draws[0] == draws[1] != draws[2]
+    assert draws[0] == [frame for row in rows for frame in keyframe_indices(6, 2, seed_of(0, row["video_id"]))]
+    assert len({tuple(draws[0][n : n + 2]) for n in range(0, 10, 2)}) > 1  # videos differ
+
+
+class Dice(Grey):
+    """Draws words: says the seed that a frame came with."""
+
+    samples = True
+
+    def caption_seeded(self, frames: list[Frame], seeds: list[int]) -> list[str]:
+        self.batches.append([str(seed) for seed in seeds])
+        return self.batches[-1]
+
+
+def test_a_frame_is_sampled_with_the_same_seed_in_any_batch(data: Path) -> None:
+    rows = [row(f"{n}.mp4") for n in range(5)]
+    said = []
+    for size, chosen in ((4, rows), (7, rows), (2, rows[2:])):
+        result = run(worker(Dice(batch_size=size), data), chosen)
+        said.append({(row["video_id"], row["frame"]): row["text"] for row in result.rows})
+    assert said[0] == said[1] and said[2].items() <= said[0].items()
+    assert len(set(said[0].values())) == 15
+
+
+def test_what_cleaning_changed_is_recorded(data: Path) -> None:
+    captioner = Grey()
+    captioner.caption = lambda frames: [  # type: ignore[method-assign]
+        {60: "arafed grey", 140: "arafed", 220: "plain"}.get(round(float(frame.mean()), -1), "arafed")
+        for frame in frames
+    ]
+    rows = [row("0.mp4"), row("dark.mp4", frames=3)]
+    result = run(worker(captioner, data, clean=Clean(enabled=True)), rows)
+    assert [(row["caption"], row["text"], row["frame"]) for row in result.rows] == [(0, "grey", 1), (1, "plain", 5)]
+    changes = result.side["changes.parquet"]
+    table(changes, CHANGES)
+    assert [(row["video_id"], row["caption"], row["before"], row["after"]) for row in changes] == [
+        ("0.mp4", 0, "arafed grey", "grey"),
+        ("0.mp4", None, "arafed", ""),
+        *[("dark.mp4", None, "arafed", "")] * 3,
+    ]
+    assert "cleaning left nothing of 'arafed'" in result.failures[0]["message"]
+    assert not run(worker(captioner, data), rows).side  # off by default
 
 
 def test_units_are_slices_in_the_order_of_keys() -> None:

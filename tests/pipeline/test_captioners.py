@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.captioners import keyframe_indices, make_captioner
+from pipeline.captioners import Said, keyframe_indices, make_captioner
 from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.device import torch_device
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
@@ -114,18 +114,34 @@ def test_keyframes_by_hand() -> None:
         keyframe_indices(0, 3)
 
 
+@given(st.integers(1, 1000), st.integers(1, 50), st.integers(0))
+def test_random_keyframes(total: int, count: int, seed: int) -> None:
+    indices = keyframe_indices(total, count, seed)
+    assert indices == sorted(set(indices)) == keyframe_indices(total, count, seed)
+    assert len(indices) == min(count, total) and min(indices) >= 0 and max(indices) < total
+
+
 def test_oracle_says_the_label() -> None:
     oracle = OracleCaptioner(Oracle(template="a video of {}"))
-    assert oracle.describe({"label_text": "{}ing {0} things"}) == ["a video of {}ing {0} things"]
+    row = {"label_text": "{}ing {0} things", "text": "juggling"}
+    assert oracle.describe(row) == [Said("a video of {}ing {0} things")]
     with pytest.raises(NoLabel, match="no label text"):
-        oracle.describe({"label_text": None})
+        oracle.describe({"label_text": None, "text": None})
     with pytest.raises(UserError, match="has no"):
         OracleCaptioner(Oracle(template="a video"))
 
 
+@pytest.mark.parametrize("label", ["Holding [something] up", "Holding something up"])
+def test_oracle_fills_the_places_of_a_label(label: str) -> None:
+    row = {"label_text": label, "text": "holding a potato up"}
+    assert OracleCaptioner(Oracle(template="video: {}")).describe(row) == [Said("video: holding a potato up")]
+    assert OracleCaptioner(Oracle()).describe({**row, "text": None}) == [Said(label)]  # the test set has no fillings
+    assert OracleCaptioner(Oracle(fill=False)).describe(row) == [Said(label)]
+
+
 def test_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'blip2'"):
-        make_captioner("blip", Caption())
+        make_captioner("blip22", Caption())
 
 
 def test_unknown_device() -> None:
@@ -188,32 +204,39 @@ def test_blip2_without_image_token_is_refused(tmp_path: Path) -> None:
         captioner(folder)
 
 
-def test_out_of_memory_halves_the_batch(
-    blip2: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_out_of_memory_halves_the_batch(blip2: Path, error: RuntimeError, caplog: pytest.LogCaptureFixture) -> None:
     model, pictures = captioner(blip2, batch_size=8), frames(7)
-    expected, sizes = model.caption(pictures), list[int]()
-    monkeypatch.setattr(model._model, "generate", short_of_memory(model._model.generate, 2, sizes))
+    expected = model.caption(pictures)
+    limited = short_of_memory(model, room=2, error=error)
     assert model.caption(pictures) == expected
-    assert sizes == [7, 4, 2, 2, 2, 1] and model.batch_size == 2
+    assert limited.sizes == [7, 4, 2, 2, 2, 1] and model.batch_size == 2
     assert "going on with batches of 2" in caplog.text
 
 
-def test_out_of_memory_with_one_frame_is_final(blip2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_frame_is_final(blip2: Path) -> None:
     model = captioner(blip2)
-    monkeypatch.setattr(model._model, "generate", short_of_memory(model._model.generate, 0, []))
+    short_of_memory(model, room=0, error=torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(UserError, match="single picture"):
         model.caption(frames(3))
 
 
-def short_of_memory(generate: Callable[..., Any], room: int, sizes: list[int]) -> Callable[..., Any]:
-    def limited(**inputs: Any) -> Any:
-        sizes.append(len(inputs["pixel_values"]))
-        if sizes[-1] > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(**inputs)
+def short_of_memory(model: Blip2Captioner, room: int, error: RuntimeError) -> Any:
+    """The model becomes one of a class that has room for so many pictures; the class notes what was tried."""
 
-    return limited
+    class Limited(Blip2ForConditionalGeneration):
+        sizes: ClassVar[list[int]] = []
+
+        def generate(self, **inputs: Any) -> Any:
+            self.sizes.append(len(inputs["pixel_values"]))
+            if self.sizes[-1] > room:
+                raise error
+            return super().generate(**inputs)
+
+    model._model.__class__ = Limited
+    return Limited
 
 
 def test_other_errors_are_not_taken_for_memory(blip2: Path) -> None:

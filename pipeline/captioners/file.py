@@ -1,0 +1,114 @@
+"""The `file` source: captions that exist already, of a table or of a folder of timed texts, joined by video."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from pipeline.captioners import NoCaption, Said
+from pipeline.captioners.listed import Listed, read_listed
+from pipeline.captioners.timed import TIMED, read_timed
+from pipeline.units import Row
+from schemas.config import CaptionFile
+from schemas.errors import UserError
+
+SHOWN = 3  # names in a message
+
+
+class AmbiguousName(ValueError):
+    """Captions that may be of several videos."""
+
+
+class FileCaptioner:
+    """A name in the file is a video's id, else its path, else its file name, else its stem.
+
+    A file name or stem that several files of the manifest share joins none of them: those videos fail. Segments of
+    one file take its captions, the timed ones that fall within them.
+    """
+
+    def __init__(self, options: CaptionFile, manifest: Iterable[Row]) -> None:
+        """Reads everything, and reports on stderr what is missing and what is left over. Raises UserError."""
+        self._options = options
+        self._source = Path(options.path).name
+        self._listed, problems = _read(options)
+        self._paths: dict[str, set[str]] = defaultdict(set)  # name or stem -> the files that have it
+        rows = list(manifest)
+        for row in rows:
+            for name in _loose(row):
+                self._paths[name].add(row["path"])
+        self._report(rows, problems)
+
+    def describe(self, row: Row) -> list[Said]:
+        """Raises NoCaption or AmbiguousName."""
+        name = self._name(row)
+        if name is None:
+            raise NoCaption(f"{self._source} has no caption for this video")
+        said = [_placed(each, row) for each in self._listed[name] if _within(each, row)]
+        if not said:
+            raise NoCaption(f"{self._source} has no caption within this segment")
+        wanted = self._options.per_video or len(said)
+        return [said[(2 * n + 1) * len(said) // (2 * wanted)] for n in range(wanted)] if wanted < len(said) else said
+
+    def _name(self, row: Row) -> str | None:
+        """The name under which the captions of a video are listed."""
+        exact = [name for name in (row["video_id"], row["path"]) if name in self._listed]
+        loose = [name for name in _loose(row) if name in self._listed]
+        if exact:
+            return exact[0]
+        for name in loose:
+            if len(self._paths[name]) > 1:
+                raise AmbiguousName(
+                    f"{self._source} names {name!r}, which is {' and '.join(sorted(self._paths[name])[:SHOWN])}: "
+                    "name videos by their path under the data folder"
+                )
+            return name
+        return None
+
+    def _report(self, rows: list[Row], problems: list[str]) -> None:
+        used: set[str] = set()
+        missing = []
+        for row in rows:
+            try:
+                name = self._name(row)
+            except AmbiguousName:
+                name = None
+            if name is None:
+                missing.append(row["video_id"])
+            else:
+                used.add(name)
+        strange = [name for name in self._listed if name not in used]
+        said = [f"{len(rows) - len(missing)} of {len(rows)} videos have captions in {self._source}"]
+        said += [f"{len(missing)} have none ({_some(missing)})"] if missing else []
+        said += [f"{len(strange)} names in it are no video of the manifest ({_some(strange)})"] if strange else []
+        said += [f"{len(problems)} entries cannot be used ({_some(problems)})"] if problems else []
+        print(f"caption: {'; '.join(said)}", file=sys.stderr)
+
+
+def _read(options: CaptionFile) -> tuple[Listed, list[str]]:
+    if not options.path:
+        raise UserError("captions = 'file' needs caption.file.path: a .csv, .jsonl or .parquet, or a folder of .vtt")
+    path = Path(options.path)
+    return read_timed(path) if path.is_dir() or path.suffix in TIMED else read_listed(path, options)
+
+
+def _loose(row: Row) -> list[str]:
+    path = PurePosixPath(row["path"])
+    return [path.as_posix()[: -len(path.suffix)] if path.suffix else path.as_posix(), path.name, path.stem]
+
+
+def _within(said: Said, row: Row) -> bool:
+    if said.time is None:
+        return True
+    return (row["start"] or 0.0) <= said.time and (row["end"] is None or said.time < row["end"])
+
+
+def _placed(said: Said, row: Row) -> Said:
+    if said.time is None:
+        return said
+    return said._replace(frame=round((said.time - (row["start"] or 0.0)) * row["fps"]))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

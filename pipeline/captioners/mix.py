@@ -1,0 +1,39 @@
+"""A mix: a caption set made of other sets of the workspace, such as blip2+llm. It costs no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.captioners import NoCaption, Said
+from pipeline.units import Row
+from schemas.errors import UserError
+from schemas.tables import CAPTIONS, FAILURES, read_table
+
+
+class MixCaptioner:
+    """The union of the parts' captions of a video, part by part, each `weight` times.
+
+    The trainer draws one of a video's captions in each step, so a weight of 2 makes a part's captions twice as
+    likely. A video needs a caption in one part only.
+    """
+
+    def __init__(self, parts: dict[str, Path], weights: tuple[int, ...]) -> None:
+        """`parts`: the folder of each set. Raises UserError where the weights do not fit them."""
+        if weights and len(weights) != len(parts):
+            raise UserError(
+                f"caption.mix.weights has {len(weights)} numbers, the mix {'+'.join(parts)} has {len(parts)} parts"
+            )
+        self._said: dict[str, list[Said]] = {}
+        self._reasons: dict[str, list[str]] = {}
+        for (name, folder), weight in zip(parts.items(), weights or [1] * len(parts), strict=True):
+            for row in read_table(folder / "captions.parquet", CAPTIONS).to_pylist():
+                said = Said(row["text"], row["frame"], row["time"])
+                self._said.setdefault(row["key"], []).extend([said] * weight)
+            for row in read_table(folder / "failures.parquet", FAILURES).to_pylist():
+                self._reasons.setdefault(row["key"], []).append(f"{name}: {row['message']}")
+
+    def describe(self, row: Row) -> list[Said]:
+        """Raises NoCaption, with the reason of each part, for a video that is in none of them."""
+        if row["key"] in self._said:
+            return self._said[row["key"]]
+        raise NoCaption("; ".join(self._reasons.get(row["key"], [])) or "no caption in any part of the mix")
