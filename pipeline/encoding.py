@@ -98,7 +98,8 @@ def _add_stream(
     context.flags |= Flags.bitexact
     context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
     # mbtree reads memory that x264 never wrote: now and then a clip would come out with other bytes.
-    fixed = "scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0"
+    # ref=1: every motion vector is relative to the frame before, so that its length is a speed.
+    fixed = "scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0:ref=1"
     stream.options = {
         "preset": options.preset,
         "crf": str(options.crf),

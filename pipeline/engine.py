@@ -1,4 +1,4 @@
-"""The one file that knows Ray: actors that hold a worker each, and the shards they are given.
+"""The one file of the pipeline that knows Ray: actors that hold a worker each, and the shards they are given.
 
 Ray is a stateless executor here. What is done and what is not lies on disk (pipeline/stage.py), so any
 process of a run may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is
@@ -34,8 +34,8 @@ def execute(
     """
     import ray
 
-    with _connected(config):
-        gpus = _gpus(config, ray.cluster_resources()) if holds_model else 0.0
+    with connected(config):
+        gpus = worker_gpus(config, ray.cluster_resources()) if holds_model else 0.0
         count = min(len(units), config.workers or _capacity(config.cpus, gpus, ray.cluster_resources()))
         # Infrastructure faults are ours to retry: Ray would replay a streaming task from its beginning unseen.
         actor = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
@@ -113,7 +113,8 @@ def _cause(error: Any) -> BaseException:
     return UserError(str(cause.args[0])) if isinstance(cause, UserError) else error
 
 
-def _gpus(config: Ray, resources: dict[str, float]) -> float:
+def worker_gpus(config: Ray, resources: dict[str, float]) -> float:
+    """GPUs of a worker that holds a model."""
     if config.gpus >= 0:
         return config.gpus
     return 1.0 if resources.get("GPU", 0) >= 1 else 0.0
@@ -133,7 +134,7 @@ def _capacity(cpus: float, gpus: float, resources: dict[str, float]) -> int:
 
 
 @contextmanager
-def _connected(config: Ray) -> Iterator[None]:
+def connected(config: Ray) -> Iterator[None]:
     """Ray, started or joined; left as it was found."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool should not report on its user unasked
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CPU-only actors
@@ -147,7 +148,12 @@ def _connected(config: Ray) -> Iterator[None]:
         try:
             ray.init(address=config.address, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"cannot join the Ray cluster at {config.address}: {error}") from error
+            # Ray hands its token to an address that was named only where it is told to.
+            hint = "" if os.environ.get("RAY_AUTH_MODE") else (
+                ". A cluster asks for a token by default: set RAY_AUTH_MODE=token and give this machine the cluster's "
+                "~/.ray/auth_token"
+            )  # fmt: skip
+            raise UserError(f"cannot join the Ray cluster at {config.address}: {error}{hint}") from error
     else:
         ray.init(include_dashboard=False, logging_level="ERROR")
     try:

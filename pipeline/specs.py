@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
-from pipeline.identity import captioner_identity, encoder_identity
+from pipeline.guides.identity import guide_identity, needs_captions
+from pipeline.identity import captioner_identity
 from schemas.atomic import sha256_file
-from schemas.config import Experiment
+from schemas.config import Experiment, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageSpec, required_record
 from schemas.workspace import Workspace
@@ -32,10 +34,19 @@ def index_spec(experiment: Experiment) -> StageSpec:
         if not Path(index.list).is_file():
             raise UserError(f"index.list: {index.list} is not a file")
         inputs["list"] = sha256_file(Path(index.list))
+    config: dict[str, Any] = {"format": index.format}
+    if index.annotations:
+        if not Path(index.annotations).is_dir():
+            raise UserError(f"index.annotations: {index.annotations} is not a folder")
+        inputs["annotations"] = _listing_digest(Path(index.annotations))
+    if index.format in ("ucf101", "hmdb51"):
+        config["split"] = index.split
+    if index.format == "epic55":
+        config["val_participants"] = list(index.val_participants)
     return StageSpec(
         stage="index",
         folder=Workspace(Path(experiment.workspace)).manifest,
-        config={"format": index.format},
+        config=config,
         inputs=inputs,
         info={"data": str(data.resolve())},
     )
@@ -43,11 +54,31 @@ def index_spec(experiment: Experiment) -> StageSpec:
 
 def caption_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
-    caption, source = experiment.caption, experiment.captions
-    config = {"source": source, **captioner_identity(source, caption)}
-    if source != "oracle":
-        config["keyframes"] = caption.keyframes
-    return StageSpec("caption", workspace.captions(source), config, {"manifest": _manifest(workspace)})
+    name, inputs = experiment.captions, {"manifest": _manifest(workspace)}
+    if "+" in name:
+        config: dict[str, Any] = {"source": name, "weights": list(experiment.caption.mix.weights)}
+        inputs |= {f"captions/{part}": _part(workspace, part, inputs["manifest"]) for part in mixed(name)}
+    else:
+        source = caption_source(name)
+        config = {"source": source, **captioner_identity(source, experiment.caption)}
+    return StageSpec("caption", workspace.captions(name), config, inputs)
+
+
+def mixed(name: str) -> list[str]:
+    """The parts of a mix, in order. Raises UserError when one is there twice."""
+    parts = name.split("+")
+    twice = [part for part in parts if parts.count(part) > 1]
+    if twice:
+        raise UserError(f"captions = {name!r} has {twice[0]!r} twice: caption.mix.weights makes a part count more")
+    return parts
+
+
+def _part(workspace: Workspace, name: str, manifest: str) -> str:
+    make = f"tgmae caption {workspace.root} --source {name}"
+    record = required_record(workspace.captions(name), make)
+    if record.inputs["manifest"] != manifest:
+        raise UserError(f"{workspace.captions(name)} was made from another manifest: run `{make}` first")
+    return record.output
 
 
 def shard_spec(experiment: Experiment) -> StageSpec:
@@ -61,18 +92,15 @@ def guide_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
     if experiment.guide_name is None:
         raise UserError("guide = 'none' stores nothing: there is no guide to build")
-    text, source = experiment.text, experiment.captions
-    return StageSpec(
-        stage="guide",
-        folder=workspace.guide(experiment.guide_name),
-        config={"guide": "text", "patch": text.patch, "frame_stride": text.frame_stride, **encoder_identity(text)},
-        inputs={
-            "clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output,
-            "captions": required_record(
-                workspace.captions(source), f"tgmae caption {workspace.root} --source {source}"
-            ).output,
-        },
-    )
+    inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
+    info = {}
+    if needs_captions(experiment.guide):
+        source = experiment.captions
+        inputs["captions"] = required_record(
+            workspace.captions(source), f"tgmae caption {workspace.root} --source {source}"
+        ).output
+        info["captions"] = source
+    return StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
 
 
 def _manifest(workspace: Workspace) -> str:

@@ -11,7 +11,6 @@ input, D embedding width.
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import open_clip
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 
 from pipeline.captioners.device import in_batches, torch_device
 from pipeline.guides import Floats, Frames
+from pipeline.guides.grid import grid
 from pipeline.guides.resize import resize
 from schemas.config import Text
 from schemas.errors import UserError
@@ -94,11 +94,6 @@ class TextEncoder:
         else:
             length = len(tokenizer.encode(text)) + 2  # start and end marks
         return bool(length > tokenizer.context_length)
-
-
-def grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """Cells along each side of a frame: the nearest whole number, halves up, at least one."""
-    return max(1, math.floor(height / patch + 0.5)), max(1, math.floor(width / patch + 0.5))
 
 
 def _load(options: Text, device: torch.device) -> Any:

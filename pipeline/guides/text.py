@@ -1,9 +1,9 @@
-"""The text guide: the cosine of each patch's embedding with a caption's, a map a caption (section 3.3)."""
+"""The guides made from captions: text scores each patch against them (section 3.3), embeddings keeps them alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,32 +12,53 @@ from pipeline.guides import Floats, Frames, Scores
 REMEMBERED = 65_536  # embeddings of distinct captions: 128 MB at width 512
 
 
-class Encoder(Protocol):
+class TextTower(Protocol):
     def text_embeddings(self, texts: list[str]) -> Floats: ...
 
+
+class Encoder(TextTower, Protocol):
     def score_frames(self, frames_FHW3: Frames, text_CD: Floats) -> Floats: ...
 
 
+class EmbeddingsGuide:
+    """No map: what the contrastive loss needs, beside whatever mask (the paper's table 2)."""
+
+    def __init__(self, encoder: TextTower) -> None:
+        self._embedded = _Embedded(encoder)
+
+    def score(self, chunks: Iterable[Any], captions: list[str]) -> Scores:
+        """Looks at no chunk. Raises ValueError when there is no caption."""
+        return Scores(None, self._embedded(captions))
+
+
 class TextGuide:
+    """The cosine of each patch's embedding with a caption's, a map a caption."""
+
     def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._embeddings: dict[str, Floats] = {}  # caption -> [D]
+        self._encoder, self._embedded = encoder, _Embedded(encoder)
 
     def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
         """Raises ValueError when the video has no frame, or no caption."""
-        text_CD = self._text(captions)
+        text_CD = self._embedded(captions)
         maps = [self._encoder.score_frames(frames_FHW3, text_CD) for frames_FHW3 in chunks]
         if not maps:
             raise ValueError("no frame to score")
         return Scores(np.concatenate(maps, axis=1), text_CD)
 
-    def _text(self, captions: list[str]) -> Floats:
-        """float32 [C, D]. Each text is embedded alone: how it is batched would show in its last bits."""
+
+class _Embedded:
+    """float32 [C, D] of captions. Each is embedded alone: how it is batched would show in its last bits."""
+
+    def __init__(self, encoder: TextTower) -> None:
+        self._encoder = encoder
+        self._known: dict[str, Floats] = {}  # caption -> [D]
+
+    def __call__(self, captions: list[str]) -> Floats:
         if not captions:
-            raise ValueError("no caption to score against")
+            raise ValueError("no caption to embed")
         for text in captions:
-            if text not in self._embeddings:
-                if len(self._embeddings) == REMEMBERED:
-                    self._embeddings.clear()
-                self._embeddings[text] = self._encoder.text_embeddings([text])[0]
-        return np.stack([self._embeddings[text] for text in captions])
+            if text not in self._known:
+                if len(self._known) == REMEMBERED:
+                    self._known.clear()
+                self._known[text] = self._encoder.text_embeddings([text])[0]
+        return np.stack([self._known[text] for text in captions])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,21 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.caption import run_caption
 from pipeline.encoding import encode
-from pipeline.guide import CHUNK, GuideWorker, run_guide, scored_frames
+from pipeline.guide import GuideWorker, run_guide
 from pipeline.guides import Frames, Scores
 from pipeline.guides.encoder import TextEncoder
-from pipeline.guides.text import TextGuide
+from pipeline.guides.frames import CHUNK, scored_frames
+from pipeline.guides.motion import CodecMotion, MotionGuide
+from pipeline.guides.recipes import recipe
+from pipeline.guides.text import EmbeddingsGuide, TextGuide
 from pipeline.shard import ShardWorker
 from pipeline.specs import guide_spec
+from pipeline.stage import prepare
 from pipeline.tars import Fields, iter_shard, read_sample, write_shard
 from pipeline.units import Row, ShardResult, Unit
 from pipeline.video import NoFrames, VideoError
-from schemas.atomic import sha256_file
-from schemas.config import Experiment, Ray, Shard, Text
+from schemas.atomic import sha256_file, write_json
+from schemas.config import Experiment, Flow, Motion, Ray, Shard, Text
 from schemas.errors import UserError
 from schemas.shards import dequantize, guide_meta, npy_array
 from schemas.stage import StageRecord, read_record, write_record
@@ -139,8 +144,11 @@ def clip_rows(root: Path, shard: int) -> list[Row]:
     return [row for row in rows if row["shard"] == shard]
 
 
-def run(guide: Any, root: Path, shard: int, out: str = "out") -> ShardResult:
-    worker = GuideWorker(guide, root / "clips", root / "captions" / "oracle", root / out, STRIDE)
+def run(
+    guide: Any, root: Path, shard: int, out: str = "out", *, speaks: bool = True, read: Any = scored_frames
+) -> ShardResult:
+    captions = root / "captions" / "oracle" if speaks else None
+    worker = GuideWorker(guide, root / "clips", captions, root / out, STRIDE, read)
     unit = Unit(shard, clip_rows(root, shard))
     *finished, result = worker.run(unit)
     assert finished == [1] * len(unit.rows) and isinstance(result, ShardResult)
@@ -191,6 +199,49 @@ def test_a_video_without_captions_keeps_its_place(workspace: Path) -> None:
     assert [row["maps"] for row in result.rows] == [0, 1] and not result.failures
 
 
+def test_a_guide_without_captions_scores_every_video(workspace: Path) -> None:
+    class Red:
+        def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
+            assert captions == []
+            red = np.concatenate([frames[..., 0] for frames in chunks]).astype(np.float32)
+            return Scores(np.stack([red, -red]))
+
+    shutil.rmtree(workspace / "captions")
+    result = run(Red(), workspace, 1, speaks=False)
+    assert [row["maps"] for row in result.rows] == [2, 2] and not result.failures
+    for key, fields in iter_shard(workspace / "out" / "000001.tar"):
+        meta = guide_meta(fields["json"], key)
+        assert list(fields) == ["json", "scores.npy"] and npy_array(fields["scores.npy"]).shape == (2, 5, 32, 48)
+        assert meta.captions == [] and meta.missing is None and len(meta.scale) == len(meta.offset) == 2
+
+
+def test_embeddings_look_at_no_video(workspace: Path) -> None:
+    name = tiny_encoder(workspace / "model")
+    encoder = TextEncoder(Text(model=name, device="cpu"))
+    (workspace / "clips" / "000000.tar").unlink()
+    result = run(EmbeddingsGuide(encoder), workspace, 0, read=None)
+    assert [row["maps"] for row in result.rows] == [3, 2] and not result.failures
+    for key, fields in iter_shard(workspace / "out" / "000000.tar"):
+        meta = guide_meta(fields["json"], key)
+        assert list(fields) == ["json", "text.npy"] and meta.captions == CAPTIONED[meta.video_id]
+        assert meta.scale == meta.offset == [] and meta.missing is None
+        expected = np.concatenate([encoder.text_embeddings([text]) for text in meta.captions])
+        np.testing.assert_array_equal(npy_array(fields["text.npy"]), expected.astype(np.float16))
+    silent = run(EmbeddingsGuide(encoder), workspace, 1, read=None)
+    assert [row["maps"] for row in silent.rows] == [0, 1] and not silent.failures
+
+
+def test_a_guide_that_returns_nonsense_stops_the_stage(workspace: Path) -> None:
+    class Short(Grey):
+        def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
+            maps = super().score(chunks, captions).maps
+            assert maps is not None
+            return Scores(maps[:, 1:])
+
+    with pytest.raises(UserError, match=r"maps of shape \[3, 4, 2, 3\], expected .* = \[3, 5, any, any\]"):
+        run(Short(), workspace, 0)
+
+
 def test_two_runs_give_the_same_bytes(workspace: Path) -> None:
     run(Grey(), workspace, 0, "one")
     run(Grey(), workspace, 0, "two")
@@ -212,6 +263,7 @@ def test_nan_scores_are_a_failure_with_its_reason(workspace: Path) -> None:
     class NaN(Grey):
         def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
             scores = super().score(chunks, captions)
+            assert scores.maps is not None
             scores.maps[-1, 2, 0, 0] = np.nan
             return scores
 
@@ -219,7 +271,8 @@ def test_nan_scores_are_a_failure_with_its_reason(workspace: Path) -> None:
     assert len(result.failures) == 2 and "NaN" in result.failures[0]["message"]
 
 
-def test_damaged_clips(workspace: Path) -> None:
+@pytest.mark.parametrize("guide", ["grey", "motion"])
+def test_damaged_clips(workspace: Path, guide: str) -> None:
     """One whose mp4 is damaged, one with fewer frames than the index says; their neighbours go on."""
     samples: list[tuple[str, Fields]] = list(iter_shard(workspace / "clips" / "000000.tar"))
     good = dict(samples[1][1])
@@ -235,7 +288,11 @@ def test_damaged_clips(workspace: Path) -> None:
     write_table(workspace / "clips" / "index.parquet", rows, CLIP_INDEX)
     captions = [{"key": key, "video_id": "v", "caption": 0, "text": "t"} for key in keys]
     write_table(workspace / "captions" / "oracle" / "captions.parquet", captions, CAPTIONS)
-    result = run(Grey(), workspace, 0)
+    if guide == "grey":
+        result = run(Grey(), workspace, 0)
+    else:
+        motion = MotionGuide(Motion(frame_stride=STRIDE))
+        result = run(motion, workspace, 0, speaks=False, read=CodecMotion(16))
     assert [(row["video_id"], row["error"]) for row in result.failures] == [
         ("a.mp4", "NotAVideo"),
         ("short.mp4", "NoFrames"),
@@ -354,3 +411,61 @@ def test_both_stages_on_ray(tmp_path: Path, local_ray: None, capsys: pytest.Capt
     assert len(reasons) == 1 and reasons[0].startswith("weights: ")
     assert run_guide(chosen).fingerprint != guide.fingerprint
     assert (folder / "000000.tar").read_bytes() != first
+
+
+MINE = """
+import numpy as np
+from pipeline.guides import Scores
+
+class Levels:
+    def __init__(self, experiment): ...
+
+    def score(self, chunks, captions):
+        return Scores(np.concatenate([frames.mean(-1) for frames in chunks])[None])
+"""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("guide", "maps", "tools"),
+    [
+        ("embeddings", [1, 1, 0, 1], {"open_clip_torch", "torch", "webdataset"}),
+        ("motion-vectors", [1] * 4, {"numpy", "av", "webdataset"}),
+        ("optical-flow", [4] * 4, {"opencv-python-headless", "av", "webdataset"}),
+        ("levels:Levels", [1] * 4, {"av", "webdataset"}),
+    ],
+)
+def test_every_guide_on_ray(
+    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
+) -> None:
+    """Without captions where it needs none; stopped half way, it ends with the same bytes."""
+    make_clips(tmp_path, NAMES)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "levels.py").write_text(MINE)
+    chosen = experiment(tmp_path, model=tiny_encoder(tmp_path / "model")).model_copy(
+        update={"guide": guide, "motion": Motion(frame_stride=2), "flow": Flow(frame_stride=3)}
+    )
+    if guide == "embeddings":
+        make_captions(tmp_path, {name: ["spinning"] for name in NAMES if name != "silent.mp4"})
+    assert ("captions" in guide_spec(chosen).inputs) == (guide == "embeddings")
+
+    whole = run_guide(chosen)
+    assert whole.counts == {"done": 4, "failed": 0, "shards": 2} and whole.tools.keys() == {"python", *tools}
+    folder = tmp_path / "guides" / str(chosen.guide_name)
+    index = read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist()
+    assert [row["maps"] for row in index] == maps
+    tars = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    shutil.rmtree(folder)
+
+    units, own = [Unit(shard, clip_rows(tmp_path, shard)) for shard in (0, 1)], recipe(chosen)
+    parts = prepare(guide_spec(chosen), None, units)
+    texts = tmp_path / "captions" / "oracle" if guide == "embeddings" else None
+    worker = GuideWorker(own.make(), tmp_path / "clips", texts, folder, own.frame_stride, own.read)
+    *_, first = worker.run(units[0])
+    assert isinstance(first, ShardResult)
+    write_json(parts / "000000.json", first.to_json())
+    made = (folder / "000000.tar").stat().st_mtime_ns
+    again = run_guide(chosen)
+    assert again.output == whole.output
+    assert {path.name: path.read_bytes() for path in folder.glob("*.tar")} == tars
+    assert (folder / "000000.tar").stat().st_mtime_ns == made

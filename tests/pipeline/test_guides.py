@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline.guides import make_guide
-from pipeline.guides.encoder import TextEncoder, grid
+from pipeline.guides.encoder import TextEncoder
+from pipeline.guides.grid import grid
+from pipeline.guides.recipes import recipe
 from pipeline.guides.resize import resize
 from pipeline.guides.text import TextGuide
 from pipeline.identity import encoder_identity
@@ -260,8 +261,10 @@ def test_nan_weights_give_nan_scores_not_zeros(tmp_path: Path) -> None:
     assert np.isnan(scores).all()  # schemas.shards.quantize refuses them
 
 
-def test_make_guide(clip: str) -> None:
-    experiment = Experiment(workspace="w", text=Text(model=clip, device="cpu"))
-    assert isinstance(make_guide(experiment), TextGuide)
+def test_the_recipe_of_the_text_guide(clip: str) -> None:
+    experiment = Experiment(workspace="w", text=Text(model=clip, device="cpu", frame_stride=3))
+    found = recipe(experiment)
+    assert isinstance(found.make(), TextGuide)
+    assert found.frame_stride == 3 and found.tools == ["open_clip_torch", "torch", "av", "webdataset"]
     with pytest.raises(UserError, match="unknown guide 'none'"):
-        make_guide(experiment.model_copy(update={"guide": "none"}))
+        recipe(experiment.model_copy(update={"guide": "none"}))
