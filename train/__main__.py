@@ -1,19 +1,52 @@
-"""The trainer without the rest of tgmae: python -m train pretrain|probe CONFIG.toml [--set section.key=value]."""
+"""The trainer without the rest of tgmae: python -m train COMMAND CONFIG.toml [--set section.key=value]."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
+
+
+def _pretrain(experiment: Experiment, restart: bool) -> None:
+    from train.pretrain import run_pretrain  # torch takes seconds to import, --help must not
+
+    run_pretrain(experiment, restart=restart)
+
+
+def _finetune(experiment: Experiment, restart: bool) -> None:
+    from train.finetune import run_finetune
+
+    run_finetune(experiment, restart=restart)
+
+
+def _probe(experiment: Experiment, restart: bool) -> None:
+    from train.probe import run_probe
+
+    run_probe(experiment)
+
+
+def _retrieve(experiment: Experiment, restart: bool) -> None:
+    from train.retrieve import run_retrieve
+
+    run_retrieve(experiment)
+
+
+COMMANDS: dict[str, Callable[[Experiment, bool], None]] = {
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "probe": _probe,
+    "retrieve": _retrieve,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for what the user can put right, which is printed without a traceback."""
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("stage", choices=("pretrain", "probe"))
+    parser.add_argument("stage", choices=COMMANDS)
     parser.add_argument("config", type=Path, help="an experiment, TOML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="such as mask.ratio=0.75; may be repeated")  # fmt: skip
@@ -21,14 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         experiment = load_experiment(options.config, options.overrides)
-        if options.stage == "pretrain":
-            from train.pretrain import run_pretrain  # torch takes seconds to import, --help must not
-
-            run_pretrain(experiment, restart=options.restart)
-        else:
-            from train.probe import run_probe
-
-            run_probe(experiment)
+        COMMANDS[options.stage](experiment, options.restart)
     except UserError as error:
         rank = os.environ.get("RANK")
         print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr, flush=True)

@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,9 +25,10 @@ from torch import nn
 
 from schemas.atomic import TEMPORARY, sha256_file
 from schemas.errors import UserError
+from train.sharding import load_whole, sharded_like, whole, whole_state
 
 FOLDER = "checkpoints"
-FORMAT = 1  # of state.json
+FORMAT = 2  # of state.json
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,32 @@ class Position:
     seconds: float  # of training so far, over all resumptions
     world: int  # processes that wrote it
     seed: int
+    loss: float  # mean over the updates since the checkpoint before
 
 
-def save(run: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, *, spec: dict[str, Any],
-         keep: int) -> Path:  # fmt: skip
-    """Writes a checkpoint and removes all but the last `keep`. `spec` identifies the run (see `load`)."""
+class Tensors(NamedTuple):
+    """What a checkpoint holds, whole and on the CPU."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+
+
+def collect(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Called by all processes where the model is sharded."""
+    return Tensors(whole_state(model), _optimizer_tensors(optimizer))
+
+
+def save(run: Path, position: Position, tensors: Tensors, *, spec: dict[str, Any], keep: int) -> Path:
+    """Writes a checkpoint and removes all but the last `keep` and the best, that of the lowest loss.
+
+    `spec` identifies the run (see `load`).
+    """
     root = run / FOLDER
     final = root / f"step_{position.step:07d}"
     partial = root / f".{final.name}.{os.getpid()}{TEMPORARY}"
     partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / "model.safetensors")
-    save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+    save_file(tensors.model, partial / "model.safetensors")
+    save_file(tensors.optimizer, partial / "optimizer.safetensors")
     files = {path.name: sha256_file(path) for path in sorted(partial.iterdir())}
     state = {"format": FORMAT, "position": asdict(position), "spec": spec, "files": files}
     (partial / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
@@ -60,8 +77,15 @@ def save(run: Path, position: Position, model: nn.Module, optimizer: torch.optim
     os.replace(partial, final)
     _sync(root)
     for old in steps(run)[:-keep]:
-        shutil.rmtree(old)
+        if old != best(run):
+            shutil.rmtree(old)
     return final
+
+
+def best(run: Path) -> Path | None:
+    """The whole checkpoint before which the loss was lowest; the later one of equals."""
+    found = [(state["position"]["loss"], folder) for folder in steps(run) if (state := _state(folder)) is not None]
+    return min(reversed(found), key=itemgetter(0))[1] if found else None
 
 
 def steps(run: Path) -> list[Path]:
@@ -92,9 +116,19 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def load(folder: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Puts a checkpoint into the model and the optimiser, on whatever device they are."""
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    load_whole(model, load_file(folder / "model.safetensors"))
     _load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
     return Position(**state["position"])
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    """state.json of a checkpoint, or None where it cannot be read."""
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
+        state["position"]["loss"] + 0.0
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return state
 
 
 def _checked(folder: Path) -> tuple[str | None, dict[str, Any]]:
@@ -113,16 +147,22 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+                tensors[f"{name}/{key}"] = whole(torch.as_tensor(value)).detach().cpu().contiguous()
     return tensors
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    names = [name for group in optimizer.param_groups for name in group["names"]]
+    places = {
+        name: (number, parameter)
+        for number, (name, parameter) in enumerate(
+            pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)
+        )
+    }
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
-        state.setdefault(names.index(name), {})[field] = value
+        number, parameter = places[name]
+        state.setdefault(number, {})[field] = sharded_like(value, parameter) if value.ndim else value
     # torch's own loading puts each tensor where its parameter is.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -35,6 +35,12 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, elementwise, on all of them; `values` is overwritten."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over ranks, elementwise, on all of them; `values` is overwritten."""
         if self.world > 1:
@@ -73,6 +79,9 @@ def process_group(device_name: str) -> Iterator[Ranks]:
         return
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = choose_device(device_name, local)
+    if dist.is_initialized():  # by Ray Train, which also ends it
+        yield Ranks(rank, world, device)
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
     yield Ranks(rank, world, device)
     # Only after success: with a collective under way, taking NCCL down would wait for ranks that have
@@ -89,8 +98,8 @@ def share_cores(workers: int, device: torch.device) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
 
 
-def launch(experiment: Experiment, *arguments: str) -> None:
-    """Pretrains in pretrain.processes processes on this machine, by torchrun, and waits for them.
+def launch(experiment: Experiment, *arguments: str, command: str = "pretrain") -> None:
+    """Runs `python -m train COMMAND` in pretrain.processes processes on this machine, by torchrun, and waits for them.
 
     Errors: UserError when they end with an error, which they have printed themselves.
     """
@@ -99,12 +108,12 @@ def launch(experiment: Experiment, *arguments: str) -> None:
         config.write_text(dump(experiment), encoding="utf-8")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         torchrun += ["--nproc-per-node", str(experiment.pretrain.processes)]
-        command = [*torchrun, "-m", "train", "pretrain", str(config), *arguments]
+        torchrun += ["-m", "train", command, str(config), *arguments]
         # Threads are shared out, as torchrun would else give each process a single one.
         threads = str(max((os.cpu_count() or 1) // experiment.pretrain.processes, 1))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        done = subprocess.run(command, env=environment, check=False)
+        done = subprocess.run(torchrun, env=environment, check=False)
     if done.returncode:
-        raise UserError(f"pretraining in {experiment.pretrain.processes} processes failed: its error is printed above")
+        raise UserError(f"{command} in {experiment.pretrain.processes} processes failed: its error is printed above")

@@ -1,85 +1,126 @@
-"""Features of a frozen encoder: the mean of its output tokens, averaged over a video's views.
+"""Features of a frozen encoder: the mean of its tokens, averaged over a video's views. Computed once and kept.
 
-VideoMAE has no class token. The tokens are those after the encoder's final norm, nothing is masked;
-a view is an evenly spaced window of frames (train/sampling.py), its short side scaled to the clip's
-size and cropped in the middle. Always in float32, whatever was trained in.
+VideoMAE has no class token. Nothing is masked; the views are those of multi-view testing (train/views.py).
+Always in float32, whatever was trained in.
 
-Shape suffixes: S videos, B videos of a batch, V views, T frames, H rows, W columns, C channels, D width.
+Shape suffixes: S videos, V views of a video, B views computed together, N tokens, T frames, H rows, W columns,
+C channels, D width.
 """
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from schemas.config import Clip
+from schemas.atomic import replacing
+from schemas.config import Clip, Frozen
 from schemas.errors import UserError
-from train.augment import centre_crop, resize_crop
 from train.model import Encoder
-from train.sampling import spread_frames
-from train.stream import Failure, decode, read_clip
+from train.sampling import digest64
+from train.stream import Failure
 from train.videos import Videos
+from train.views import read_views
+
+PART = 16384  # videos whose features are kept together: what a stop loses at most
+
+
+class Features(NamedTuple):
+    """Of some videos, in their order."""
+
+    features_SD: NDArray[np.float32]  # 0 where the video could not be read
+    read_S: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class ViewDataset(Dataset["Tensor | Failure"]):
-    """The views of each video, uint8 [V, T, H, W, C]."""
+    """The views of each video, uint8 [V, T, H, W, C], or why it cannot be read."""
 
     videos: Videos
     clip: Clip
-    views: int
+    options: Frozen
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, row: int) -> Tensor | Failure:
+        options = self.options
         try:
-            return self.sample(row)
+            return read_views(
+                self.videos.clip_place(row), self.clip, sampling=options.sampling, temporal=options.views,
+                spatial=options.spatial_views,
+            )  # fmt: skip
         except UserError as error:
             return Failure(str(error))
 
-    def sample(self, row: int) -> Tensor:
-        """Errors: UserError naming the video, or the shard and offset, of what cannot be read."""
-        place = self.videos.clip_place(row)
-        meta, mp4 = read_clip(place)
-        clip = self.clip
-        views = spread_frames(meta.frames, frames=clip.frames, stride=clip.stride, views=self.views)
-        pixels_THWC = decode(mp4, np.concatenate(views), meta, str(place))
-        crop = centre_crop(pixels_THWC.shape[2], pixels_THWC.shape[1])
-        return resize_crop(pixels_THWC, crop, clip.size).unflatten(0, (self.views, clip.frames))
-
 
 def extract(
-    encoder: Encoder, videos: Videos, clip: Clip, *, views: int, batch_size: int, workers: int, device: torch.device,
-    title: str = "features",
-) -> NDArray[np.float32]:  # fmt: skip
-    """Features of the videos in their order, float32 [S, D]. Errors: UserError, see ViewDataset."""
-    encoder = encoder.to(device).eval()
+    encoder: Encoder, dataset: ViewDataset, *, workers: int, device: torch.device, title: str = "features"
+) -> Features:
+    """Videos that cannot be read are named on stderr, with the reason, and left out."""
+    encoder, together = encoder.to(device).eval(), dataset.options.batch_size
+    views = dataset.options.views * dataset.options.spatial_views
     loader: DataLoader[Any] = DataLoader(
-        ViewDataset(videos, clip, views), batch_size=batch_size, num_workers=workers, collate_fn=_stack,
+        dataset, batch_size=max(together // views, 1), num_workers=workers, collate_fn=list,
         pin_memory=device.type == "cuda", generator=torch.Generator(),
     )  # fmt: skip
-    features: list[Tensor] = []
-    with torch.inference_mode(), tqdm(total=len(videos), desc=title, unit="video") as bar:
-        for views_BVTHWC in loader:
-            if isinstance(views_BVTHWC, Failure):
-                raise UserError(views_BVTHWC.message)
-            count = len(views_BVTHWC)
-            tokens = encoder(views_BVTHWC.to(device, non_blocking=True).flatten(0, 1))
-            features.append(tokens.float().mean(1).unflatten(0, (count, views)).mean(1).cpu())
-            bar.update(count)
-    return np.asarray(torch.cat(features).numpy(), np.float32)
+    found = np.zeros((len(dataset), encoder.config.dim), np.float32)
+    read_S = np.zeros(len(dataset), bool)
+    with torch.inference_mode(), tqdm(total=len(dataset), desc=title, unit="video") as bar:
+        for samples in loader:
+            rows = []
+            for row, sample in enumerate(samples, start=bar.n):
+                if isinstance(sample, Failure):
+                    bar.write(f"{title}: {sample.message}", file=sys.stderr)
+                else:
+                    rows.append(row)
+            if rows:
+                views_BTHWC = torch.cat([sample for sample in samples if not isinstance(sample, Failure)])
+                parts = [encoder(part.to(device, non_blocking=True)).mean(1) for part in views_BTHWC.split(together)]
+                found[rows] = torch.cat(parts).unflatten(0, (len(rows), views)).mean(1).cpu().numpy()
+                read_S[rows] = True
+            bar.update(len(samples))
+    if not np.isfinite(found).all():
+        raise UserError(f"{title}: a feature is NaN or infinite: the weights are broken")
+    return Features(found, read_S)
 
 
-def _stack(samples: list[Tensor | Failure]) -> Tensor | Failure:
-    good: list[Tensor] = []
-    for sample in samples:
-        if isinstance(sample, Failure):
-            return sample
-        good.append(sample)
-    return torch.stack(good)
+def kept_features(
+    path: Path, made_of: str, videos: Videos, compute: Callable[[Videos], Features], *, part: int = PART
+) -> Features:
+    """Features of the videos, read from `path` where they are there, else computed and kept there.
+
+    made_of: says all that determines a video's features; a file that says something else is made anew. Videos that
+    could not be read are tried again. Written after every `part` videos, so that a stop loses no more than those.
+    """
+    digest, rows_S = digest64(made_of), np.asarray([digest64(key) for key in videos.all_keys()], np.int64)
+    kept = load_file(path) if path.is_file() else {}
+    if kept.get("made_of", np.zeros(1)).tolist() != [digest]:
+        kept = {"rows": rows_S[:0]}
+    todo = np.flatnonzero(~np.isin(rows_S, kept["rows"]))
+    for first in range(0, len(todo), part):
+        chosen = np.zeros(len(videos), bool)
+        chosen[todo[first : first + part]] = True
+        new = compute(videos.where(chosen))
+        before = kept.get("features", new.features_SD[:0])
+        kept = {
+            "rows": np.concatenate((kept["rows"], rows_S[chosen][new.read_S])),
+            "features": np.concatenate((before, new.features_SD[new.read_S])),
+            "made_of": np.asarray([digest]),
+        }
+        with replacing(path) as partial:
+            save_file(kept, partial)
+    place_of_row = {row: place for place, row in enumerate(kept["rows"].tolist())}
+    place_S = np.asarray([place_of_row.get(row, -1) for row in rows_S.tolist()], np.int64)
+    read_S = place_S >= 0
+    features_SD = np.zeros((len(videos), kept["features"].shape[1]), np.float32)
+    features_SD[read_S] = kept["features"][place_S[read_S]]
+    return Features(features_SD, read_S)

@@ -25,8 +25,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from schemas.errors import UserError
 from train.cubes import IMAGENET_MEAN, IMAGENET_STD
-from train.model import Classifier, PretrainModel, VideoMAEConfig
+from train.model import Classifier, Encoder, PretrainModel, VideoMAEConfig
 
 HF_HEAD_EPS = 1e-5  # torch's default, which transformers leaves on decoder.norm and fc_norm
 Exported = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]
@@ -49,6 +50,7 @@ SUFFIXES = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+BASE_PARTS = ("embeddings.", "encoder.", "layernorm.")
 QKV = "attention.attention.{}.weight"
 _BLOCK = re.compile(r"(?P<block>.*\.(?:blocks|layer|decoder_layers)\.\d+\.)(?P<rest>.+)")
 
@@ -78,6 +80,14 @@ def to_hf_classifier(model: Classifier, *, labels: list[str] | None = None, acce
     return _to_hf(model.state_dict()), config, preprocessor_dict(model.config)
 
 
+def to_hf_encoder(encoder: Encoder) -> Exported:
+    """The same of a VideoMAEModel: the encoder alone, with its final norm."""
+    config = _config_dict(encoder.config, "VideoMAEModel", accept_drift=True)  # it has no head
+    state = _to_hf({f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()})
+    state = {name.removeprefix("videomae."): tensor for name, tensor in state.items()}
+    return state, config | {"use_mean_pooling": False}, preprocessor_dict(encoder.config)
+
+
 def from_hf_pretraining(state: Mapping[str, Tensor], config: Mapping[str, Any], **changes: Any) -> PretrainModel:
     """A PretrainModel with transformers' weights; `changes` are fields of the config, say drop_path.
 
@@ -85,7 +95,7 @@ def from_hf_pretraining(state: Mapping[str, Tensor], config: Mapping[str, Any], 
     naming the keys) when weights are missing or left over.
     """
     model = PretrainModel(config_from_hf(config, **changes))
-    model.load_state_dict(_from_hf(state))
+    model.load_state_dict(names_from_hf(state))
     return model
 
 
@@ -96,16 +106,21 @@ def from_hf_classifier(state: Mapping[str, Tensor], config: Mapping[str, Any], *
             "this classifier reads its first token (use_mean_pooling false): only mean pooling is VideoMAE's"
         )
     model = Classifier(config_from_hf(config, **changes), classes=len(state["classifier.bias"]))
-    model.load_state_dict(_from_hf(state))
+    model.load_state_dict(names_from_hf(state))
     return model
 
 
-def save_hf(folder: str | Path, model: PretrainModel | Classifier, **options: Any) -> None:
-    """Write config.json, model.safetensors and preprocessor_config.json; options: see to_hf_*."""
-    exported = (
-        to_hf_pretraining(model, **options) if isinstance(model, PretrainModel) else to_hf_classifier(model, **options)
-    )
-    state, config, preprocessor = exported
+def save_hf(folder: str | Path, model: PretrainModel | Classifier | Encoder, **options: Any) -> None:
+    """Write config.json, model.safetensors and preprocessor_config.json; options: see to_hf_*.
+
+    Errors: UserError for divided attention; ValueError, see to_hf_*.
+    """
+    if isinstance(model, PretrainModel):
+        state, config, preprocessor = to_hf_pretraining(model, **options)
+    elif isinstance(model, Classifier):
+        state, config, preprocessor = to_hf_classifier(model, **options)
+    else:
+        state, config, preprocessor = to_hf_encoder(model, **options)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -192,6 +207,11 @@ def config_from_hf(config: Mapping[str, Any], **changes: Any) -> VideoMAEConfig:
 
 
 def _config_dict(c: VideoMAEConfig, architecture: str, accept_drift: bool) -> dict[str, Any]:
+    if c.attention != "joint":
+        raise UserError(
+            f"this model has {c.attention} attention, which transformers' VideoMAE has not: only models with "
+            "model.attention = 'joint' can be exported; the run's own model.safetensors holds all weights"
+        )
     if c.head_eps != HF_HEAD_EPS and not accept_drift:
         raise ValueError(
             f"this model has head_eps={c.head_eps:g}, transformers computes decoder.norm and fc_norm with "
@@ -246,7 +266,9 @@ def _to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _from_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def names_from_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for transformers'; also of a base VideoMAEModel, whose names lack the prefix videomae."""
+    state = {f"videomae.{k}" if k.startswith(BASE_PARTS) else k: v for k, v in state.items()}
     prefixes = {new: old for old, new in PREFIXES.items()}
     suffixes = {new: old for old, new in SUFFIXES.items()}
     suffixes |= {"attention.attention.query.bias": "attn.q_bias", "attention.attention.value.bias": "attn.v_bias"}

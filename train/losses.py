@@ -38,15 +38,27 @@ def pixel_target(cubes_BMK: Tensor, *, norm: bool = True) -> Tensor:
 
 
 def reconstruction_loss(
-    prediction_BMK: Tensor, cubes_BNK: Tensor, hidden_index_BM: Tensor, *, norm: bool = True
+    prediction_BMK: Tensor,
+    cubes_BNK: Tensor,
+    predicted_index_BM: Tensor,
+    *,
+    norm: bool = True,
+    weight_BM: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error over every pixel of every hidden token (paper section 3.1), a scalar.
+    """Mean squared error over every pixel of every predicted token (paper section 3.1), a scalar.
 
-    cubes_BNK: the whole clip's, see pixel_target; only the hidden ones are converted.
+    cubes_BNK: the whole clip's, see pixel_target; only the predicted ones are converted. weight_BM: of
+    each token in the mean, 1 for hidden and 0 for visible ones where the decoder predicts both (VideoMAE
+    V2, train/cells.py); None: all alike. The weights' sum is that over all ranks, in one micro-batch.
     """
     with torch.no_grad():
-        target_BMK = pixel_target(gather_tokens(cubes_BNK, hidden_index_BM), norm=norm)
-    return F.mse_loss(prediction_BMK.float(), target_BMK)
+        target_BMK = pixel_target(gather_tokens(cubes_BNK, predicted_index_BM), norm=norm)
+    if weight_BM is None:
+        return F.mse_loss(prediction_BMK.float(), target_BMK)
+    error_BM = (prediction_BMK.float() - target_BMK).square().mean(-1)
+    # As if the ranks' mean were one process's: each divides by the mean count, not by its own.
+    count = all_reduce_sum(weight_BM.sum()).clamp(min=1) / _world()
+    return (error_BM * weight_BM).sum() / count
 
 
 def contrastive_loss(
@@ -93,7 +105,7 @@ class Temperature(nn.Module):
         if not 0 < minimum <= initial:
             raise ValueError(f"temperature {initial} must be at least its minimum {minimum}, and that above 0")
         self.learnable, self.minimum = learnable, minimum
-        value = torch.tensor(math.log(initial))
+        value = torch.tensor([math.log(initial)])  # FSDP shards no scalars
         if learnable:
             self.log_temperature = nn.Parameter(value)
         else:
@@ -101,11 +113,13 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         """The temperature, a float32 scalar."""
-        if self.learnable and self.training:
-            # The parameter itself is put back into bounds: a clamp in the graph would have no
-            # gradient beyond the bound and never come back.
-            self.log_temperature.data.clamp_(min=math.log(self.minimum))
-        return self.log_temperature.exp()
+        return self.log_temperature.exp().squeeze(0)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Puts a learnt value back into bounds, after an update: a clamp in the graph would have no gradient beyond
+        the bound and never come back."""
+        self.log_temperature.clamp_(min=math.log(self.minimum))
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):

@@ -3,6 +3,7 @@
 Losses and gradient norms of a line are means over the updates since the line before.
 """
 
+import hashlib
 import json
 import resource
 import sys
@@ -14,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from schemas.atomic import write_bytes
+from schemas.errors import UserError
 
 FILE = "metrics.jsonl"
 
@@ -39,13 +41,16 @@ def read(path: Path) -> list[dict[str, Any]]:
 class Metrics:
     """Collects updates and writes a line every `every` of them. `step` counts updates done, from 1."""
 
-    def __init__(self, run: Path, *, start: int, total: int, every: int, clips_per_step: int) -> None:
+    def __init__(self, run: Path, *, title: str, start: int, total: int, every: int, clips_per_step: int,
+                 wandb: str = "") -> None:  # fmt: skip
+        """wandb: a project of Weights & Biases. Errors: UserError when one is asked for and wandb is not installed."""
         from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only rank 0 needs it
 
         truncate(run / FILE, start)
         self._path = run / FILE
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
-        self._bar = tqdm(total=total, initial=start, desc="pretrain", unit="step", smoothing=0.05)
+        self._bar = tqdm(total=total, initial=start, desc=title, unit="step", smoothing=0.05)
+        self._wandb = _join_wandb(wandb, run) if wandb else None
         self._total, self._every, self._clips = total, every, clips_per_step
         self._values: dict[str, list[float]] = {}
         self._waited, self._updates = 0.0, 0
@@ -81,6 +86,8 @@ class Metrics:
         for name, value in line.items():
             if name not in ("step", "time"):
                 self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(line, step=step)
         self._bar.set_postfix(
             loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}", refresh=False
         )
@@ -89,6 +96,19 @@ class Metrics:
     def close(self) -> None:
         self._bar.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _join_wandb(project: str, run: Path) -> Any:
+    """The run of Weights & Biases for this folder: a new one, or the one begun before the run was stopped."""
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise UserError("pretrain.wandb is set, but wandb is not installed: pip install wandb") from error
+    identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+    quiet = wandb.Settings(silent=True, console="off", x_save_requirements=False)
+    return wandb.init(project=project, name=run.name, id=identity, dir=run, resume="allow", settings=quiet)
 
 
 def _memory() -> float:

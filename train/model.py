@@ -14,19 +14,29 @@ Shape suffixes: B clips, T frames, H rows, W columns, C channels; N tokens of a 
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from train.attention import CubeEmbed, blocks, sinusoid_positions
+from schemas.config import Experiment
+from schemas.errors import UserError
+from train.attention import (
+    CubeEmbed,
+    DividedBlock,
+    Masks,
+    blocks,
+    divided_masks,
+    run_blocks,
+    sinusoid_positions,
+    xavier,
+)
 from train.cubes import clip_from_cubes, cubes_from_clip, gather_tokens, normalise
 
 __all__ = ["PRESETS", "Classifier", "Encoder", "PretrainModel", "PretrainOutput", "VideoMAEConfig",
-           "clip_from_cubes", "cubes_from_clip", "gather_tokens", "split_mask"]  # fmt: skip
+           "clip_from_cubes", "cubes_from_clip", "gather_tokens", "model_config", "split_mask"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,9 @@ class VideoMAEConfig:
     fc_norm), which is head_eps: VideoMAE uses 1e-6 there too, but transformers has torch's 1e-5
     written into its code. Training with 1e-5 makes an exported model give the outputs it was
     trained with (docs/faithfulness.md).
+
+    attention is the encoder's; the decoder's is joint. A divided decoder would save little, as it is
+    narrow and shallow, and is thrown away.
     """
 
     image_size: int = 224
@@ -54,6 +67,7 @@ class VideoMAEConfig:
     decoder_mlp_ratio: float = 4.0
     eps: float = 1e-6
     head_eps: float = 1e-5
+    attention: Literal["joint", "divided"] = "joint"
     drop_path: float = 0.0
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, about a third more time
 
@@ -110,6 +124,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def model_config(experiment: Experiment) -> VideoMAEConfig:
+    """Sizes of the experiment's model: the preset's widths and depths, the experiment's clip and patch.
+
+    Errors: UserError for sizes that do not fit one another.
+    """
+    clip, model = experiment.clip, experiment.model
+    changes = {"decoder_depth": model.decoder_depth} if model.decoder_depth else {}
+    try:
+        return VideoMAEConfig.preset(
+            model.size, image_size=clip.size, patch_size=model.patch, frames=clip.frames, tubelet=model.tubelet,
+            attention=model.attention, checkpointing=model.checkpoint_activations, **changes,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"model and clip do not fit: {error}") from error
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def split_mask(mask_BN: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
     """Indices of the visible and of the hidden tokens, ascending: int64 [B, V] and [B, M].
@@ -141,17 +171,26 @@ class Encoder(nn.Module):
         super().__init__()
         c = self.config = config
         self.patch_embed = CubeEmbed(c.in_chans, c.dim, c.tubelet, c.patch_size)
-        self.blocks = blocks(c.depth, c.dim, c.heads, c.mlp_dim, c.eps, c.drop_path)
+        divided = (c.grid[0], c.grid[1] * c.grid[2]) if c.attention == "divided" else None
+        self.blocks = blocks(c.depth, c.dim, c.heads, c.mlp_dim, c.eps, c.drop_path, divided=divided)
         self.norm = nn.LayerNorm(c.dim, eps=c.eps) if final_norm else nn.Identity()
         self.register_buffer("positions", sinusoid_positions(c.tokens, c.dim), persistent=False)
         # The release leaves the convolution at torch's default and Xavier-initialises the rest.
-        self.blocks.apply(_xavier)
+        self.initialise(xavier)
 
-    def forward(self, x: Tensor, visible_index_BV: Tensor | None = None) -> Tensor:
-        """Encode the visible tokens, or all: [B, V, D].
+    def initialise(self, linear: Callable[[nn.Module], None]) -> None:
+        """Draws the blocks' weights anew by `linear`; temporal attention starts at zero (attention.DividedBlock)."""
+        self.blocks.apply(linear)
+        for block in self.blocks:
+            if isinstance(block, DividedBlock):
+                block.start_as_spatial()
+
+    def forward(self, x: Tensor, visible_index_BV: Tensor | None = None, allowed_BVV: Tensor | None = None) -> Tensor:
+        """Encode the visible tokens, or all, in the order of their indices: [B, V, D].
 
         x: a clip [B, T, H, W, C] or cubes [B, N, K]. uint8 is normalised here, after the hidden
-        cubes are gone; floating values are taken to be normalised already.
+        cubes are gone; floating values are taken to be normalised already. allowed_BVV: bool, true where
+        the row's token may attend to the column's; None: everywhere.
         Errors: ValueError when x is not of the configured size.
         """
         c = self.config
@@ -171,9 +210,20 @@ class Encoder(nn.Module):
             cubes = normalise(cubes)
         # Positions are float32, so under autocast the residual stream is too (as in timm).
         x_BVD = self.patch_embed(cubes)
-        x_BVD = _run(self.blocks, x_BVD + positions, c.checkpointing)
+        x_BVD = run_blocks(
+            self.blocks, x_BVD + positions, self._masks(visible_index_BV, allowed_BVV), checkpointing=c.checkpointing
+        )
         out: Tensor = self.norm(x_BVD)
         return out
+
+    def _masks(self, visible_index_BV: Tensor | None, allowed_BVV: Tensor | None) -> Masks | None:
+        """None where every token of the grid attends to all of its set."""
+        if self.config.attention == "joint":
+            return None if allowed_BVV is None else Masks(joint_BNN=allowed_BVV)
+        if visible_index_BV is None:
+            assert allowed_BVV is None, "a further condition needs the tokens' numbers"
+            return None
+        return divided_masks(visible_index_BV, self.config.grid[1] * self.config.grid[2], allowed_BVV)
 
 
 class Decoder(nn.Module):
@@ -185,11 +235,11 @@ class Decoder(nn.Module):
         self.blocks = blocks(c.decoder_depth, c.decoder_dim, c.decoder_heads, c.decoder_mlp_dim, c.eps)
         self.norm = nn.LayerNorm(c.decoder_dim, eps=c.head_eps)
         self.head = nn.Linear(c.decoder_dim, c.cube_values)
-        self.apply(_xavier)
+        self.apply(xavier)
 
     def forward(self, x_BNE: Tensor, last: int) -> Tensor:
         """Predicted pixels of the last `last` tokens: [B, last, K]."""
-        x_BNE = _run(self.blocks, x_BNE, self.config.checkpointing)
+        x_BNE = run_blocks(self.blocks, x_BNE, checkpointing=self.config.checkpointing)
         out: Tensor = self.head(self.norm(x_BNE[:, -last:]))
         return out
 
@@ -240,7 +290,8 @@ class Classifier(nn.Module):
         self.encoder = Encoder(config, final_norm=False)
         self.fc_norm = nn.LayerNorm(config.dim, eps=config.head_eps)
         self.head = nn.Linear(config.dim, classes)
-        self.apply(_truncated_normal)
+        self.encoder.initialise(_truncated_normal)
+        _truncated_normal(self.head)
         with torch.no_grad():  # the release's init_scale: begin with almost equal class scores
             self.head.weight.mul_(0.001)
 
@@ -257,23 +308,6 @@ class Classifier(nn.Module):
         """
         wanted = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
         self.encoder.load_state_dict({k: v for k, v in wanted.items() if not k.startswith("norm.")})
-
-
-def _run(stack: nn.ModuleList, x_BND: Tensor, checkpointing: bool) -> Tensor:
-    for block in stack:
-        if checkpointing and torch.is_grad_enabled():
-            x_BND = checkpoint(block, x_BND, use_reentrant=False)
-        else:
-            x_BND = block(x_BND)
-    return x_BND
-
-
-def _xavier(module: nn.Module) -> None:
-    """VideoMAE's pretraining initialisation of linear layers; layer norms start at (1, 0) anyway."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _truncated_normal(module: nn.Module) -> None:

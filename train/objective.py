@@ -1,39 +1,30 @@
 """What pretraining minimises: the model, its heads and losses as one module, built from an experiment.
 
 Shape suffixes: B clips of this rank's micro-batch, T frames, H rows, W columns, C channels; N tokens
-of a clip, V visible and M hidden ones; D width of the text embeddings.
+of a clip, V visible and M predicted ones; D width of the text embeddings.
 """
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from train.arvideo import ARVideoModel
 from train.cubes import cubes_from_clip
 from train.losses import PredictionHead, Temperature, contrastive_loss, reconstruction_loss
-from train.model import PretrainModel, VideoMAEConfig
+from train.model import PretrainModel, model_config
+from train.weights import read_weights, start_from
+
+__all__ = ["Objective", "build_model", "model_config"]
 
 
-def model_config(experiment: Experiment) -> VideoMAEConfig:
-    """Sizes of the experiment's model: the preset's widths and depths, the experiment's clip and patch.
-
-    Errors: UserError for sizes that do not fit one another.
-    """
-    clip, model = experiment.clip, experiment.model
-    changes = {"decoder_depth": model.decoder_depth} if model.decoder_depth else {}
-    try:
-        return VideoMAEConfig.preset(
-            model.size, image_size=clip.size, patch_size=model.patch, frames=clip.frames, tubelet=model.tubelet,
-            checkpointing=model.checkpoint_activations, **changes,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"model and clip do not fit: {error}") from error
-
-
-def build_model(experiment: Experiment) -> PretrainModel:
-    """The untrained model, a function of pretrain.seed alone."""
+def build_model(experiment: Experiment) -> PretrainModel | ARVideoModel:
+    """The untrained model, a function of pretrain.seed alone. Errors: UserError for sizes that do not fit."""
     torch.manual_seed(experiment.pretrain.seed)
-    return PretrainModel(model_config(experiment))
+    config = model_config(experiment)
+    return ARVideoModel(config, experiment.arvideo) if experiment.objective.kind == "arvideo" else PretrainModel(config)
 
 
 class Objective(nn.Module):
@@ -44,6 +35,9 @@ class Objective(nn.Module):
         super().__init__()
         self.options = experiment.objective
         self.model = build_model(experiment)
+        self.start = "untrained"  # in words
+        if experiment.model.init:
+            self.start = start_from(self.model, read_weights(Path(experiment.model.init), self.model.config))
         self.contrastive = self.options.contrastive > 0
         if self.contrastive:
             assert text_width is not None
@@ -54,17 +48,17 @@ class Objective(nn.Module):
                 raise UserError(f"objective.temperature: {error}") from error
         if not self.options.reconstruction:
             # Not computed, so it has no gradient: DistributedDataParallel would wait for one.
-            for part in (self.model.decoder, self.model.encoder_to_decoder):
-                part.requires_grad_(False)
-            self.model.mask_token.requires_grad_(False)
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name.startswith("encoder."))
 
     def forward(
         self,
         clip_BTHWC: Tensor,
         visible_index_BV: Tensor,
-        hidden_index_BM: Tensor,
+        predicted_index_BM: Tensor,
         text_BD: Tensor | None,
         caption_id_B: Tensor,
+        weight_BM: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Float32 scalars: `loss`, which is to be minimised, and its parts, unweighted."""
         config = self.model.config
@@ -72,9 +66,9 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=clip_BTHWC.device)
         if self.options.reconstruction:
-            prediction_BMK, encoded_BVD, _ = self.model.forward_split(cubes_BNK, visible_index_BV, hidden_index_BM)
+            prediction_BMK, encoded_BVD, _ = self.model.forward_split(cubes_BNK, visible_index_BV, predicted_index_BM)
             parts["reconstruction"] = reconstruction_loss(
-                prediction_BMK, cubes_BNK, hidden_index_BM, norm=self.options.norm_pixels
+                prediction_BMK, cubes_BNK, predicted_index_BM, norm=self.options.norm_pixels, weight_BM=weight_BM
             )
             total = total + self.options.reconstruction * parts["reconstruction"]
         else:
@@ -89,5 +83,5 @@ class Objective(nn.Module):
 
     def compile_model(self) -> None:
         """Compile the model, not the losses: those talk to other ranks, and their time is small."""
-        self.model.forward_split = torch.compile(self.model.forward_split)  # type: ignore[method-assign]
+        self.model.forward_split = torch.compile(self.model.forward_split)  # type: ignore[method-assign, assignment]
         self.model.encoder.forward = torch.compile(self.model.encoder.forward)  # type: ignore[method-assign]

@@ -11,11 +11,15 @@ from schemas.stage import StageRecord, StageSpec, write_record
 TOOLS = ("decord", "numpy", "timm", "torch", "webdataset")
 
 
+def tools() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in TOOLS}}
+
+
 def finish(
     spec: StageSpec, output: Path, *, counts: dict[str, int], info: dict[str, Any], seconds: float
 ) -> StageRecord:
     """Writes stage.json, last of all; `output` is the file whose digest stands for what the stage made."""
-    tools = {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in TOOLS}}
     record = StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
@@ -24,7 +28,7 @@ def finish(
         output=sha256_file(output),
         counts=counts,
         failed={},
-        tools=tools,
+        tools=tools(),
         info={**spec.info, **info},
         seconds=round(seconds, 3),
     )

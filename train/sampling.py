@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from schemas.errors import UserError
 
 Ints = NDArray[np.int64]
-Address = tuple[int, int]  # (epoch, row of the index): all that a sample depends on, beside the seed
+Address = tuple[int, int]  # (epoch, row of the index): all that a video's clips depend on, beside the seed
 
 
 def digest64(text: str) -> int:
@@ -54,9 +54,9 @@ def epoch_order(shards: NDArray[Any], *, seed: int, epoch: int, block: int) -> I
 class BatchPlan:
     """The micro-batches of one rank, from any point on; a batch sampler for torch's DataLoader.
 
-    A global batch is the next `batch_size` rows of the epoch's order (the rest of an epoch is dropped).
-    It is cut into `accumulate` micro-batches, and each of those into `world` contiguous parts, so the
-    same clips meet in the same micro-batch on any number of ranks.
+    A global batch is the next `batch_size / repeats` rows of the epoch's order (the rest of an epoch is
+    dropped); each row gives `repeats` clips. It is cut into `accumulate` micro-batches, and each of those
+    into `world` contiguous parts, so the same clips meet in the same micro-batch on any number of ranks.
     """
 
     shards: NDArray[Any]  # shard number of each row of the index
@@ -68,22 +68,29 @@ class BatchPlan:
     rank: int = 0
     shuffle_shards: int = 16
     start: int = 0  # global batches already consumed
+    section: str = "optim"  # of the config that batch_size is in, for messages
+    repeats: int = 1  # clips of a video, which stand together
 
     def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.world):
+        if self.batch_size % (self.accumulate * self.world * self.repeats):
             raise UserError(
-                f"optim.batch_size {self.batch_size} is not a multiple of accumulate x processes "
-                f"= {self.accumulate} x {self.world}"
+                f"{self.section}.batch_size {self.batch_size} is not a multiple of accumulate x processes x repeats "
+                f"= {self.accumulate} x {self.world} x {self.repeats}"
             )
         if not self.batches_per_epoch:
             raise UserError(
-                f"there are {len(self.shards)} videos to train on, too few for one batch of "
-                f"{self.batch_size}: lower optim.batch_size (--set optim.batch_size=N) or add videos"
+                f"there are {len(self.shards)} videos to train on, too few for one batch of {self.videos_per_batch}: "
+                f"lower {self.section}.batch_size (--set {self.section}.batch_size=N) or add videos"
             )
 
     @property
     def batches_per_epoch(self) -> int:
-        return len(self.shards) // self.batch_size
+        return len(self.shards) // self.videos_per_batch
+
+    @property
+    def videos_per_batch(self) -> int:
+        """Of a global batch."""
+        return self.batch_size // self.repeats
 
     @property
     def total(self) -> int:
@@ -104,8 +111,8 @@ class BatchPlan:
         for epoch in range(first_epoch, self.epochs):
             order = epoch_order(self.shards, seed=self.seed, epoch=epoch, block=self.shuffle_shards)
             for batch in range(first_batch if epoch == first_epoch else 0, self.batches_per_epoch):
-                rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-                parts = rows.reshape(self.accumulate, self.world, self.clips_per_rank)
+                rows = order[batch * self.videos_per_batch : (batch + 1) * self.videos_per_batch]
+                parts = rows.reshape(self.accumulate, self.world, -1)
                 for micro in range(self.accumulate):
                     yield [(epoch, int(row)) for row in parts[micro, self.rank]]
 

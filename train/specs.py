@@ -1,47 +1,140 @@
-"""What pretraining and the probe would make of an experiment: compared with what they made.
+"""What pretraining, fine-tuning, probe and retrieval would make of an experiment: compared with what they made.
 
 Light to import: no torch.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
-from schemas.config import Experiment
-from schemas.stage import StageSpec, required_record
+from schemas.atomic import sha256_file
+from schemas.config import SPEAKING, Experiment, Frozen
+from schemas.errors import UserError
+from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
+from train.sources import HEAD, weights_digest, weights_to_judge
+from train.videos import guide_command
 
-NO_EFFECT = {"processes", "workers", "device", "log_every", "save_every", "keep", "compile"}  # on what is learned
+# On what is learned.
+NO_EFFECT = {"processes", "workers", "device", "log_every", "save_every", "keep", "compile", "fsdp", "wandb"}
 
 
 def pretrain_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
-    if experiment.guide_name is not None:
-        folder = workspace.guide(experiment.guide_name)
-        inputs["guide"] = required_record(folder, f"tgmae guide {workspace.root}").output
+    for role, name in (("guide", experiment.guide_name), ("text", experiment.text_name)):
+        if name is not None:
+            inputs[role] = required_record(workspace.guide(name), guide_command(workspace, name)).output
+    # What says which tokens are seen and which predicted: the other kind's section is not read.
+    tokens = "arvideo" if experiment.objective.kind == "arvideo" else "mask"
     sections = {
-        name: getattr(experiment, name).model_dump(mode="json")
-        for name in ("clip", "mask", "model", "objective", "optim")
+        name: getattr(experiment, name).model_dump(mode="json") for name in ("clip", tokens, "objective", "optim")
     }
+    sections["model"] = experiment.model.model_dump(mode="json", exclude={"init"})  # its content is an input
+    if experiment.model.init:
+        inputs["init"] = weights_digest(Path(experiment.model.init))
     sections["pretrain"] = experiment.pretrain.model_dump(mode="json", exclude=NO_EFFECT)
     return StageSpec(
         stage="pretrain",
         folder=workspace.run(experiment.name),
-        config={**sections, "guide": experiment.guide_name},
+        config={**sections, "guide": experiment.guide_name, "text": experiment.text_name},
         inputs=inputs,
     )
 
 
+TESTING = {"test_split", "temporal_views", "spatial_views", "missing"}  # keys of finetune that train nothing
+SEEN = {"frames", "stride", "size", "flip"}  # keys of clip that fine-tuning looks at
+
+
+def finetune_spec(experiment: Experiment) -> StageSpec:
+    """All of it; its config's part "testing" can change without training again."""
+    training = finetune_training_spec(experiment)
+    testing = experiment.finetune.model_dump(mode="json", include=TESTING)
+    return replace(training, config={**training.config, "testing": testing})
+
+
+def finetune_training_spec(experiment: Experiment) -> StageSpec:
+    """What determines the fine-tuned weights: the checkpoints belong to this."""
+    workspace = Workspace(Path(experiment.workspace))
+    run, classes = workspace.run(experiment.name), workspace.manifest / "classes.json"
+    inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
+    if classes.is_file():
+        inputs["classes"] = sha256_file(classes)
+    if "pretrain" in experiment.stages:
+        inputs["pretrain"] = required_record(weights_to_judge(experiment), f"tgmae pretrain {workspace.root}").output
+    elif experiment.model.init:
+        inputs["init"] = weights_digest(weights_to_judge(experiment))
+    config = {
+        "clip": experiment.clip.model_dump(mode="json", include=SEEN),
+        "model": experiment.model.model_dump(mode="json", exclude={"init", "decoder_depth", "checkpoint_activations"}),
+        "finetune": experiment.finetune.model_dump(mode="json", exclude=NO_EFFECT | TESTING),
+        "pretrain": experiment.pretrain.model_dump(mode="json", include={"precision", "shuffle_shards"}),
+    }
+    return StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
+
+
+def training_part(record: StageRecord) -> StageRecord:
+    """A record of finetune_spec as one of finetune_training_spec."""
+    config = {name: part for name, part in record.config.items() if name != "testing"}
+    spec = StageSpec(stage=record.stage, folder=Path(), config=config, inputs=record.inputs)
+    return record.model_copy(update={"config": config, "fingerprint": spec.fingerprint})
+
+
+FASTER = {"batch_size", "chunk"}  # keys of probe and retrieve that change no number
+
+
 def probe_spec(experiment: Experiment) -> StageSpec:
+    return _frozen_spec(experiment, "probe", experiment.probe)
+
+
+def retrieve_spec(experiment: Experiment) -> StageSpec:
+    """With captions, its inputs are also the head and the text, and its config names the sidecar that holds those."""
+    spec = _frozen_spec(experiment, "retrieve", experiment.retrieve)
+    name = captions_to_retrieve(experiment)
+    if name is None:
+        return spec
+    workspace = Workspace(Path(experiment.workspace))
+    text = required_record(workspace.guide(name), guide_command(workspace, name)).output
+    head = sha256_file(weights_to_judge(experiment) / HEAD)
+    return replace(spec, config={**spec.config, "text": name}, inputs={**spec.inputs, "text": text, "head": head})
+
+
+def captions_to_retrieve(experiment: Experiment) -> str | None:
+    """The sidecar with the captions to retrieve, and to be retrieved by; None: retrieval is by videos alone.
+
+    Errors: UserError when retrieve.text = "always" and the encoder has no contrastive head.
+    """
+    options, workspace = experiment.retrieve, Workspace(Path(experiment.workspace))
+    if options.text == "never":
+        return None
+    source = weights_to_judge(experiment)
+    name = experiment.text_name or (experiment.guide_name if experiment.guide in SPEAKING else None)
+    name = name or f"embeddings-{experiment.captions}"
+    if options.text == "auto":
+        there = (source / HEAD).is_file() and read_record(workspace.guide(name)) is not None
+        return name if there and options.layer == "norm" else None
+    if not (source / HEAD).is_file():
+        raise UserError(
+            f"retrieve.text = 'always', but {source} has no {HEAD}: only a run that was pretrained here with "
+            "objective.contrastive has a head that meets the captions; judge such a run, or set retrieve.text = 'auto'"
+        )
+    if options.layer != "norm":
+        raise UserError("retrieve.text = 'always' needs retrieve.layer = 'norm': the head was trained on those tokens")
+    return name
+
+
+def _frozen_spec(experiment: Experiment, stage: Literal["probe", "retrieve"], options: Frozen) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
     run = workspace.run(experiment.name)
-    return StageSpec(
-        stage="probe",
-        folder=run / "probe",
-        config={"probe": experiment.probe.model_dump(mode="json", exclude={"batch_size"})},
-        inputs={
-            "clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output,
-            "pretrain": required_record(run, f"tgmae pretrain {workspace.root}").output,
-        },
-    )
+    config: dict[str, Any] = {stage: options.model_dump(mode="json", exclude=FASTER)}
+    inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
+    source = weights_to_judge(experiment)
+    if source == run:
+        inputs["pretrain"] = required_record(run, f"tgmae pretrain {workspace.root}").output
+    else:
+        inputs["init"] = weights_digest(source)
+        config["clip"] = experiment.clip.model_dump(mode="json", include={"frames", "stride", "size"})
+        config["model"] = experiment.model.model_dump(mode="json", exclude={"init", "checkpoint_activations"})
+    return StageSpec(stage=stage, folder=run / stage, config=config, inputs=inputs)

@@ -1,6 +1,8 @@
-"""The videos of a workspace as the trainer sees them: the clips' index, beside it the guide's.
+"""The videos of a workspace as the trainer sees them: the clips' index, beside it those of its sidecars.
 
-Opening checks that the two belong together; after that they are read side by side, row by row.
+There are up to two: the guide, whose score maps or flow make the mask, and the text, whose embeddings the
+contrastive loss reads; they may be the same folder. Opening checks that a sidecar belongs to the
+clips; after that all are read side by side, row by row.
 """
 
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from schemas.config import GUIDES, SPEAKING
 from schemas.errors import UserError
 from schemas.stage import required_record
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
@@ -32,16 +35,37 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Sidecar:
+    """A guide's folder and its index, row for row that of the clips."""
+
+    folder: Path
+    table: pa.Table  # GUIDE_INDEX
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def place(self, row: int) -> Place:
+        return _place(self.folder, self.table, row)
+
+    def entries(self, row: int) -> int:
+        """Score maps of a video, or texts where the guide has only those; 0: it has nothing for the video."""
+        return int(self.table.column("maps")[row].as_py())
+
+    def where(self, mask: pa.Array) -> "Sidecar":
+        return replace(self, table=self.table.filter(mask).combine_chunks())
+
+
+@dataclass(frozen=True)
 class Videos:
-    """Rows of the clips' index and, where there is a guide, the same rows of the guide's.
+    """Rows of the clips' index and, where there are sidecars, the same rows of theirs.
 
     Tables of Arrow, not lists of Python: loader workers share them without copying.
     """
 
     workspace: Workspace
     clips: pa.Table  # CLIP_INDEX
-    guide_name: str | None = None
-    guide: pa.Table | None = None  # GUIDE_INDEX
+    sidecars: tuple[Sidecar, ...] = ()
 
     def __len__(self) -> int:
         return int(self.clips.num_rows)
@@ -62,72 +86,75 @@ class Videos:
     def clip_place(self, row: int) -> Place:
         return _place(self.workspace.clips, self.clips, row)
 
-    def guide_place(self, row: int) -> Place:
-        table, name = self._guide()
-        return _place(self.workspace.guide(name), table, row)
-
-    def maps(self, row: int) -> int:
-        """Score maps (captions) of a video; 0: the guide has none for it."""
-        return int(self._guide()[0].column("maps")[row].as_py())
+    def sidecar(self, name: str | None) -> Sidecar:
+        """One of those that were opened, by its folder's name."""
+        return next(sidecar for sidecar in self.sidecars if sidecar.name == name)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Videos":
         """The rows at which `chosen`, bool [rows], is true."""
         mask = pa.array(chosen)
-        guide = None if self.guide is None else self.guide.filter(mask).combine_chunks()
-        return replace(self, clips=self.clips.filter(mask).combine_chunks(), guide=guide)
-
-    def _guide(self) -> tuple[pa.Table, str]:
-        assert self.guide is not None and self.guide_name is not None, "opened without a guide"
-        return self.guide, self.guide_name
+        sidecars = tuple(sidecar.where(mask) for sidecar in self.sidecars)
+        return replace(self, clips=self.clips.filter(mask).combine_chunks(), sidecars=sidecars)
 
 
-def open_videos(workspace: Workspace, guide_name: str | None = None) -> Videos:
-    """All videos of the clip shards, with their score maps when a guide is named.
+def guide_command(workspace: Workspace, name: str) -> str:
+    """What makes the sidecar of that name: guides of captions are named <guide>-<caption set>."""
+    for guide in SPEAKING:
+        if name.startswith(f"{guide}-"):
+            return f"tgmae guide {workspace.root} --guide {guide} --captions {name.removeprefix(f'{guide}-')}"
+    # A class of one's own: module:ClassName, whose folder is module.ClassName.
+    return f"tgmae guide {workspace.root} --guide {name if name in GUIDES else ':'.join(name.rsplit('.', 1))}"
 
-    Errors: UserError when a stage is missing or incomplete, when the guide was made from other clips,
-    or when the two indexes differ; it names the first difference and the command that rebuilds the guide.
+
+def open_videos(workspace: Workspace, *names: str | None) -> Videos:
+    """All videos of the clip shards, with the sidecars of these names; None and repeated names are passed over.
+
+    Errors: UserError when a stage is missing or incomplete, when a sidecar was made from other clips,
+    or when the two indexes differ; it names the first difference and the command that rebuilds the sidecar.
     """
     clips_record = required_record(workspace.clips, f"tgmae shard {workspace.root}")
     clips = read_table(workspace.clips / "index.parquet", CLIP_INDEX).combine_chunks()
-    if guide_name is None:
-        return Videos(workspace, clips)
-    folder = workspace.guide(guide_name)
-    command = f"tgmae guide {workspace.root} --captions {guide_name.partition('-')[2] or guide_name}"
-    record = required_record(folder, command)
-    made_from = record.inputs.get("clips")
-    if made_from != clips_record.output:
+    wanted = dict.fromkeys(name for name in names if name is not None)
+    return Videos(workspace, clips, tuple(_sidecar(workspace, name, clips, clips_record.output) for name in wanted))
+
+
+def _sidecar(workspace: Workspace, name: str, clips: pa.Table, digest: str) -> Sidecar:
+    folder, command = workspace.guide(name), guide_command(workspace, name)
+    made_from = required_record(folder, command).inputs.get("clips")
+    if made_from != digest:
         raise UserError(
             f"{folder} was made from other clips than those in {workspace.clips} (digest {str(made_from)[:12]}, "
-            f"expected {clips_record.output[:12]}): run `{command}` again"
+            f"expected {digest[:12]}): run `{command}` again"
         )
-    guide = read_table(folder / "index.parquet", GUIDE_INDEX).combine_chunks()
-    difference = _first_difference(clips, guide)
+    table = read_table(folder / "index.parquet", GUIDE_INDEX).combine_chunks()
+    difference = _first_difference(clips, table)
     if difference:
         raise UserError(f"{folder} does not match {workspace.clips}: {difference}. Run `{command}` again")
-    return Videos(workspace, clips, guide_name, guide)
+    return Sidecar(folder, table)
 
 
-def videos_to_pretrain_on(workspace: Workspace, guide_name: str | None) -> tuple[Videos, int]:
-    """The videos of pretraining, and how many were left out because the guide has no map of them.
+def videos_to_pretrain_on(workspace: Workspace, *names: str | None) -> tuple[Videos, dict[str, int]]:
+    """The videos of pretraining with these sidecars, and how many were left out, by reason: a sidecar without them.
 
     Those of the splits in TRAIN_SPLITS: a list that names splits keeps its others for evaluation.
     Errors: as open_videos, and UserError when none is left.
     """
-    videos = open_videos(workspace, guide_name)
+    videos = open_videos(workspace, *names)
     splits = np.asarray([split in TRAIN_SPLITS for split in videos.strings("split")], bool)
-    videos_of_split = videos.where(splits)
-    if not len(videos_of_split):
+    if not splits.any():
         found = sorted({str(split) for split in videos.strings("split")})
         raise UserError(
             f"no video to pretrain on: {workspace.clips} holds {len(videos)} videos of the splits {found}, "
             "pretraining takes those of the split 'train', or all of a list that names none"
         )
-    if videos_of_split.guide is None:
-        return videos_of_split, 0
-    guided = np.asarray(videos_of_split.guide.column("maps").to_numpy() > 0)
-    if not guided.any():
-        raise UserError(f"guide {guide_name!r} has no score map of any of the {len(guided)} videos: see its failures")
-    return videos_of_split.where(guided), int((~guided).sum())
+    videos, left_out = videos.where(splits), {}
+    for name in (sidecar.name for sidecar in videos.sidecars):
+        there = np.asarray(videos.sidecar(name).table.column("maps").to_numpy() > 0)
+        if not there.any():
+            raise UserError(f"guides/{name} has nothing for any of the {len(there)} videos: see its failures.parquet")
+        left_out[f"not in guides/{name}"] = int((~there).sum())
+        videos = videos.where(there)
+    return videos, left_out
 
 
 def _first_difference(clips: pa.Table, guide: pa.Table) -> str | None:

@@ -22,7 +22,7 @@ from hypothesis import settings
 from schemas.config import Experiment
 from schemas.shards import ClipMeta, GuideMeta, meta_bytes, npy_bytes, quantize
 from schemas.stage import StageRecord, write_record
-from schemas.tables import CLIP_INDEX, GUIDE_INDEX, video_key, write_table
+from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table, video_key, write_table
 from schemas.workspace import Workspace, shard_name
 
 # Threads that wait for one another spin: on a busy machine two are ten times slower than one.
@@ -127,6 +127,38 @@ def write_workspace(root: Path, *, videos: int = 14, per_shard: int = 4, short: 
     record(workspace.clips, "shard", "clips-digest")
     record(workspace.guide("text-blip2"), "guide", "guide-digest", clips="clips-digest")
     return workspace
+
+
+def write_sidecar(
+    workspace: Workspace, name: str, *, maps: int = 0, captions: int = 0, without: int | None = None
+) -> None:
+    """A guide of so many random maps (four of them a flow) or captions with embeddings, beside the clips."""
+    rng, folder, rows = np.random.default_rng(7), workspace.guide(name), []
+    clips = read_table(workspace.clips / "index.parquet", CLIP_INDEX).to_pylist()
+    for shard in sorted({clip["shard"] for clip in clips}):
+        samples, entries = [], {}
+        for number, clip in enumerate(clips):
+            if clip["shard"] != shard:
+                continue
+            key, frames = clip["key"], clip["frames"]
+            meta: dict[str, Any] = {"video_id": clip["video_id"], "frames": frames, "frame_stride": STRIDE}
+            sample: dict[str, Any] = {"__key__": key}
+            entries[key] = 0 if number == without else maps or captions
+            if number == without:
+                meta["missing"] = "not wanted"
+            elif maps:
+                scores = 4 * rng.normal(size=(maps, -(-frames // STRIDE), HEIGHT // 8, WIDTH // 8))
+                stored, meta["scale"], meta["offset"] = quantize(scores.astype(np.float32))
+                sample["scores.npy"] = npy_bytes(stored)
+            else:
+                meta["captions"] = [f"{clip['video_id']}, text {number}" for number in range(captions)]
+                sample["text.npy"] = npy_bytes(rng.normal(size=(captions, TEXT)).astype(np.float16))
+            samples.append({**sample, "json": meta_bytes(GuideMeta(**meta))})
+        spans = write_tar(folder / shard_name(shard), samples)
+        rows += [{"key": key, "shard": shard, "offset": spans[key][0], "length": spans[key][1], "maps": count}
+                 for key, count in entries.items()]  # fmt: skip
+    write_table(folder / "index.parquet", rows, GUIDE_INDEX)
+    record(folder, "guide", f"{name}-digest", clips="clips-digest")
 
 
 @pytest.fixture(scope="session")

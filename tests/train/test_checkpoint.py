@@ -30,8 +30,9 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None
     optimizer.step()
 
 
-def write(run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int = 2) -> Path:
-    return checkpoint.save(run, Position(step, 0, step, 1.5, 1, 0), model, optimizer, spec=SPEC, keep=keep)
+def write(run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, loss: float = 1.0) -> Path:
+    position = Position(step, 0, step, 1.5, 1, 0, loss)
+    return checkpoint.save(run, position, checkpoint.collect(model, optimizer), spec=SPEC, keep=2)
 
 
 def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     other, again = network()
     found = checkpoint.newest(tmp_path)
     assert found is not None and found[0] == path and found[1]["spec"] == SPEC
-    assert checkpoint.load(*found, other, again) == Position(3, 0, 3, 1.5, 1, 0)
+    assert checkpoint.load(*found, other, again) == Position(3, 0, 3, 1.5, 1, 0, 1.0)
     for step in range(3, 6):
         learn(model, optimizer, step)
         learn(other, again, step)
@@ -56,6 +57,16 @@ def test_the_last_few_are_kept_in_order_of_steps(tmp_path: Path) -> None:
     for step in (1, 2, 9999999, 10000000):
         write(tmp_path, step, model, optimizer)
     assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_9999999", "step_10000000"]
+
+
+def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
+    model, optimizer = network()
+    for step, loss in enumerate((3.0, 1.0, 2.0, 1.0, 2.5, 2.4, 2.6, 2.7)):
+        write(tmp_path, step, model, optimizer, loss)
+    assert [path.name[-1] for path in checkpoint.steps(tmp_path)] == ["3", "6", "7"]
+    best = checkpoint.best(tmp_path)
+    assert best is not None and best.name == "step_0000003"  # of equal losses, the later
+    assert checkpoint.best(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -91,7 +102,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, 1, *network())
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**state, "format": 99}))
-    with pytest.raises(UserError, match="format 99, this version reads 1"):
+    with pytest.raises(UserError, match="format 99, this version reads 2"):
         checkpoint.newest(tmp_path)
 
 

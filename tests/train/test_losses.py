@@ -65,6 +65,28 @@ def test_reconstruction_is_the_mean_over_all_pixels_of_hidden_tokens(norm: bool)
     assert prediction.grad is not None
 
 
+def test_visible_tokens_that_are_predicted_do_not_count() -> None:
+    """VideoMAE V2: sum(error * hidden) / sum(hidden), clips with unequally many hidden ones together."""
+    torch.manual_seed(0)
+    cubes = torch.randint(0, 256, (2, 5, 12), dtype=torch.uint8)
+    index, weight = torch.tensor([[0, 1, 3], [1, 2, 4]]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    prediction = torch.randn(2, 3, 12, requires_grad=True)
+    target = pixel_target(cubes)
+    errors = [
+        (prediction[b, m] - target[b, index[b, m]]).square().mean().item()
+        for b in range(2)
+        for m in range(3)
+        if weight[b, m]
+    ]
+    loss = reconstruction_loss(prediction, cubes, index, weight_BM=weight)
+    assert loss.item() == pytest.approx(sum(errors) / 3, rel=1e-5)
+    loss.backward()
+    assert prediction.grad is not None and torch.equal(prediction.grad.abs().sum(-1) > 0, weight > 0)
+    every = reconstruction_loss(prediction, cubes, index, weight_BM=torch.ones(2, 3))
+    torch.testing.assert_close(every, reconstruction_loss(prediction, cubes, index))
+    assert reconstruction_loss(prediction, cubes, index, weight_BM=torch.zeros(2, 3)) == 0
+
+
 def infonce_by_loops(video: Tensor, text: Tensor, tau: float, caption: list[int] | None) -> float:
     """Equation 4, both directions averaged over the batch, one exponential after the other."""
     n = len(video)
@@ -110,6 +132,7 @@ def test_temperature_is_learnt_within_bounds_and_comes_back() -> None:
         optimizer.zero_grad()
         (sign * temperature().log()).backward()
         optimizer.step()
+        temperature.bound()
     assert temperature().item() == pytest.approx(0.01 * math.e, rel=1e-5)
     assert [n for n, _ in Temperature(0.07).named_parameters()] == []
     assert Temperature(0.07)().item() == pytest.approx(0.07)
@@ -150,12 +173,32 @@ def one_step(rank: int, world: int, captions: bool) -> tuple[nn.Module, float]:
     return tower, loss.item()
 
 
+def weighted_step(rank: int, world: int) -> tuple[Tensor, float]:
+    """Gradient of a predictor of pixels whose ranks have unequally many hidden tokens."""
+    torch.manual_seed(0)
+    cubes, index = torch.randint(0, 256, (8, 5, 12), dtype=torch.uint8), torch.randint(5, (8, 3))
+    weight, predictor, per_rank = (
+        (torch.rand(8, 3) < torch.linspace(0, 1, 8)[:, None]).float(),
+        nn.Linear(12, 12),
+        8 // world,
+    )
+    mine = slice(rank * per_rank, (rank + 1) * per_rank)
+    model = DistributedDataParallel(predictor) if world > 1 else predictor
+    prediction = model(cubes[mine].float().gather(1, index[mine, :, None].expand(-1, -1, 12)) / 255)
+    loss = reconstruction_loss(prediction, cubes[mine], index[mine], weight_BM=weight[mine])
+    loss.backward()
+    assert predictor.weight.grad is not None
+    return predictor.weight.grad, loss.item()
+
+
 def worker(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     for captions in (False, True):
         tower, loss = one_step(rank, world, captions)
         grads = {name: p.grad for name, p in tower.named_parameters()}
         torch.save({"loss": loss, "grads": grads, "state": tower.state_dict()}, f"{folder}/{captions}-{rank}.pt")
+    gradient, loss = weighted_step(rank, world)
+    torch.save({"loss": loss, "gradient": gradient}, f"{folder}/weighted-{rank}.pt")
     dist.barrier()  # a rank that leaves while the other still talks to it takes it down
     dist.destroy_process_group()
 
@@ -173,3 +216,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                 torch.testing.assert_close(rank["grads"][name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
             for name, tensor in tower.state_dict().items():
                 torch.testing.assert_close(rank["state"][name], tensor, atol=1e-6, rtol=1e-5, msg=name)
+    parts = [torch.load(tmp_path / f"weighted-{rank}.pt", weights_only=True) for rank in range(2)]
+    gradient, loss = weighted_step(0, 1)
+    assert sum(part["loss"] for part in parts) / 2 == pytest.approx(loss, rel=1e-5)
+    for part in parts:
+        torch.testing.assert_close(part["gradient"], gradient, atol=1e-6, rtol=1e-4)

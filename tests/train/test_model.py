@@ -1,16 +1,23 @@
 """The model's parts against plain definitions; equality with transformers is in test_hf.py."""
 
+import dataclasses
 import math
+import shutil
+from functools import partial
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from schemas.config import Experiment
 from train.attention import Attention, CubeEmbed, sinusoid_positions
 from train.cubes import clip_from_cubes, cubes_from_clip, normalise, unnormalise
 from train.model import PRESETS, Classifier, Encoder, PretrainModel, VideoMAEConfig, split_mask
+from train.objective import Objective
 
 torch.set_num_threads(1)  # for tensors this small, threads wait longer than they work
 
@@ -156,17 +163,56 @@ def test_what_is_hidden_does_not_reach_the_prediction() -> None:
     assert torch.equal(model(cubes, mask).prediction_BMK, model(other, mask).prediction_BMK)
 
 
-def test_image_mode() -> None:
-    config = VideoMAEConfig.preset("tiny", frames=1, tubelet=1)
-    out = PretrainModel(config)(clip_of(config), mask_of(config, 48))
-    assert config.grid == (1, 8, 8) and out.prediction_BMK.shape == (2, 48, 8 * 8 * 3)
+def test_in_image_mode_the_classifier_is_timms_vision_transformer() -> None:
+    torch.manual_seed(0)
+    config = VideoMAEConfig.preset("tiny", frames=1, tubelet=1, depth=2)
+    model = Classifier(config, 5).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    reference = VisionTransformer(
+        img_size=64, patch_size=8, embed_dim=96, depth=2, num_heads=3, num_classes=5, class_token=False,
+        global_pool="avg", fc_norm=True, norm_layer=partial(nn.LayerNorm, eps=config.eps),
+    ).eval()  # fmt: skip
+    state = {name.removeprefix("encoder."): tensor for name, tensor in model.state_dict().items()}
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].squeeze(2)
+    state["pos_embed"] = model.encoder.positions
+    for prefix in ("blocks.0.attn.", "blocks.1.attn."):
+        q, v = state.pop(prefix + "q_bias"), state.pop(prefix + "v_bias")
+        state[prefix + "qkv.bias"] = torch.cat((q, torch.zeros_like(q), v))
+    reference.load_state_dict(state)
+    reference.fc_norm.eps = config.head_eps
+    clip = clip_of(config)
+    expected = reference(normalise(clip)[:, 0].permute(0, 3, 1, 2))
+    torch.testing.assert_close(model(clip), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_checkpointing_changes_neither_output_nor_gradient() -> None:
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_image_mode_pretrains(attention: str) -> None:
+    """From the experiment's keys to a loss that falls; a slice is then all there is."""
+    experiment = Experiment.model_validate({
+        "workspace": ".", "clip": {"frames": 1, "size": 32}, "mask": {"kind": "random"},
+        "model": {"size": "tiny", "patch": 8, "tubelet": 1, "attention": attention},
+    })  # fmt: skip
+    objective = Objective(experiment, None)
+    config = objective.model.config
+    assert config.grid == (1, 4, 4)
+    clip = clip_of(config)
+    visible, hidden = split_mask(mask_of(config, 12), config.tokens)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    for _ in range(30):
+        loss = objective(clip, visible, hidden, text_BD=None, caption_id_B=torch.zeros(2, dtype=torch.int64))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.9  # 1: what predicting the mean of normalised pixels gives
+
+
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_checkpointing_changes_neither_output_nor_gradient(attention: Literal["joint", "divided"]) -> None:
     results = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = PretrainModel(VideoMAEConfig.preset("tiny", image_size=32, frames=4, checkpointing=checkpointing))
+        model = PretrainModel(dataclasses.replace(CONFIG, attention=attention, checkpointing=checkpointing))
         model(clip_of(CONFIG), mask_of(CONFIG, 24)).prediction_BMK.square().sum().backward()
         results.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -202,13 +248,22 @@ def test_stochastic_depth_grows_with_depth_and_rests_in_evaluation() -> None:
     assert torch.equal(encoder.eval()(clip), encoder(clip))
 
 
-def test_the_model_is_one_graph_for_torch_compile() -> None:
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_the_model_is_one_graph_for_torch_compile(attention: Literal["joint", "divided"]) -> None:
     torch.manual_seed(0)
-    model = PretrainModel(CONFIG).eval()
+    model = PretrainModel(dataclasses.replace(CONFIG, attention=attention)).eval()
     index = split_mask(mask_of(CONFIG, 24), CONFIG.tokens)
     compiled = torch.compile(model.forward_split, backend="aot_eager", fullgraph=True)
     expected = model.forward_split(clip_of(CONFIG), *index)
     torch.testing.assert_close(compiled(clip_of(CONFIG), *index).prediction_BMK, expected.prediction_BMK)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_the_compiled_encoder_gives_the_same_features() -> None:
+    torch.manual_seed(0)
+    encoder, clip = Encoder(dataclasses.replace(CONFIG, depth=1)).eval(), clip_of(CONFIG)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(encoder)(clip), encoder(clip), atol=1e-5, rtol=1e-5)
 
 
 def test_overfits_one_clip() -> None:

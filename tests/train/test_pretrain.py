@@ -23,13 +23,15 @@ from schemas.shards import npy_array, npy_bytes
 from schemas.stage import read_record
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
+from tests.train.conftest import write_sidecar
 from train.__main__ import main
 from train.checkpoint import steps
+from train.masks import MASKS
 from train.metrics import read, truncate
 from train.model import PretrainModel
 from train.objective import build_model, model_config
 from train.pretrain import run_pretrain
-from train.stream import read_members
+from train.reading import read_members
 from train.videos import open_videos
 
 Small = Callable[..., Experiment]
@@ -92,10 +94,39 @@ def test_the_loss_falls(small: Small) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-@pytest.mark.parametrize("objective", [{}, BOTH, {"reconstruction": 0.0, "contrastive": 2.0}])
-def test_resumed_is_uninterrupted(small: Small, objective: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", MASKS)
+def test_every_mask_trains(small: Small, workspace: Workspace, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """With dual masking, repeats and, where a guide has none, the texts of another sidecar."""
+    guide = {"optical-flow": "optical-flow", "motion-vectors": "motion-vectors", "motion-box": "motion-vectors"}
+    for name, maps in (("optical-flow", 4), ("motion-vectors", 1)):
+        write_sidecar(workspace, name, maps=maps)
+    write_sidecar(workspace, "embeddings-blip2", captions=2, without=2)
+    experiment = small(
+        guide=guide.get(kind, "text"), mask={"kind": kind, "decoder_ratio": 0.5}, clip={"repeats": 2}, objective=BOTH,
+        optim={"epochs": 1, "warmup_epochs": 0},
+    )  # fmt: skip
+    record = run_pretrain(experiment)
+    assert record.counts == {"videos": 13, "left_out": 1, "steps": 6, "clips": 24}
+    assert record.inputs["text"] == ("embeddings-blip2-digest" if kind in guide else "guide-digest")
+    assert all(np.isfinite(list(line.values())).all() for line in curve(experiment))
+    said = capfd.readouterr().err
+    assert f"mask: {kind} hides" in said and "decoder: predicts 16 of 32 tokens" in said
+    assert "each decoded video gives 2 clips of one batch, 2 videos a batch" in said
+    assert "left out: " in said and f"1 videos not in guides/{experiment.text_name}" in said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective": BOTH},
+        {"objective": {"reconstruction": 0.0, "contrastive": 2.0}},
+        {"clip": {"repeats": 2}, "mask": {"decoder_ratio": 0.5, "text_share": (1.0, 0.0)}},
+    ],
+)
+def test_resumed_is_uninterrupted(small: Small, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between checkpoints, resumed with another number of workers: the same losses and weights, bit for bit."""
-    whole, parted = small(objective=objective, name="whole"), small(objective=objective, name="parted")
+    whole, parted = small(**changes, name="whole"), small(**changes, name="parted")
     run_pretrain(whole)
     stop_after(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
@@ -236,9 +267,9 @@ def test_a_torn_checkpoint_is_passed_over(small: Small, monkeypatch: pytest.Monk
 
 def test_what_is_not_finite_stops_the_run(small: Small, workspace: Workspace) -> None:
     experiment = small(objective=BOTH)
-    videos = open_videos(workspace, experiment.guide_name)
-    row = next(row for row in range(len(videos)) if videos.maps(row))
-    place = videos.guide_place(row)
+    videos = open_videos(workspace, experiment.text_name)
+    sidecar = videos.sidecar(experiment.text_name)
+    place = next(sidecar.place(row) for row in range(len(videos)) if sidecar.entries(row))
     text = read_members(place, ("text.npy",))["text.npy"]
     shard = place.path.read_bytes()
     start = shard.index(text, place.offset)

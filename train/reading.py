@@ -1,0 +1,134 @@
+"""One sample out of the shards: a slice of a tar, its members, its frames, what a sidecar says of it.
+
+Every error is a UserError that names the shard and the offset, and the video once it is known.
+
+Shape suffixes: T frames of a clip, H rows, W columns; E entries of a sidecar (score maps or captions), F
+scored frames of a video; D width of a text embedding; T', h, w the token grid, S frames of a tubelet.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import decord
+import numpy as np
+from numpy.typing import NDArray
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from schemas.errors import UserError
+from schemas.shards import ClipMeta, GuideMeta, clip_meta, guide_meta, npy_array
+from train.augment import Crop, clip_scores
+from train.videos import Place, Sidecar
+from train.warp import clip_flow
+
+Array = NDArray[Any]
+FOREIGN = "the shard is damaged or not the one its index was written for; delete its folder's stage.json and rebuild it"
+FLOW_MAPS = 4  # of an optical-flow guide: next x, next y, previous x, previous y
+
+
+def read_members(place: Place, fields: Sequence[str]) -> dict[str, bytes]:
+    """The members of one sample by extension, at least `fields`, read with one pread of the tar.
+
+    Errors: UserError naming the shard and the offset when it is missing or cut short, when the slice
+    is not that of a tar, or when it holds another key than the index says.
+    """
+    try:
+        descriptor = os.open(place.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise UserError(f"cannot open the shard {place.path}: {error.strerror}") from error
+    try:
+        data = os.pread(descriptor, place.length, place.offset)
+    finally:
+        os.close(descriptor)
+    if len(data) < place.length:
+        raise UserError(f"{place}: the shard ends {place.length - len(data)} bytes early: {FOREIGN}")
+    try:
+        members = ({**member, "__url__": str(place.path)} for member in tar_file_iterator(io.BytesIO(data)))
+        samples = list(group_by_keys(members))
+    except (tarfile.TarError, ValueError) as error:
+        raise UserError(f"{place}: not a sample of a tar ({error}): {FOREIGN}") from error
+    keys = [sample["__key__"] for sample in samples]
+    if keys != [place.key]:
+        raise UserError(f"{place}: holds {keys or 'nothing'}, the index says {place.key!r}: {FOREIGN}")
+    missing = [field for field in fields if field not in samples[0]]
+    if missing:
+        raise UserError(f"{place}: sample {place.key} lacks {', '.join(missing)}: {FOREIGN}")
+    return {field: data for field, data in samples[0].items() if isinstance(data, bytes)}
+
+
+def read_clip(place: Place) -> tuple[ClipMeta, bytes]:
+    """The description and the encoded video of a clip sample. Errors: as read_members."""
+    members = read_members(place, ("json", "mp4"))
+    return clip_meta(members["json"], str(place)), members["mp4"]
+
+
+def decode(mp4: bytes, frames_T: NDArray[np.int64], meta: ClipMeta, where: str) -> NDArray[np.uint8]:
+    """The frames of the given numbers, RGB, uint8 [T, H, W, 3]; each is decoded once, however often named.
+
+    The reader lives for this call only: decord's grow without bound when kept. Shards are our own and
+    whole, so a video that does not decode is an error, not a sample to skip.
+    Errors: UserError naming the video.
+    """
+    unique, place_T = np.unique(frames_T, return_inverse=True)
+    try:
+        reader = decord.VideoReader(io.BytesIO(mp4), ctx=decord.cpu(0), num_threads=1)
+        if len(reader) != meta.frames:
+            raise UserError(f"{where}: video {meta.video_id!r} has {len(reader)} frames, not {meta.frames}: {FOREIGN}")
+        pixels: NDArray[np.uint8] = reader.get_batch(unique.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"{where}: video {meta.video_id!r} cannot be decoded ({reason}): {FOREIGN}") from error
+    return pixels if np.array_equal(unique, frames_T) else pixels[place_T]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a sidecar holds of one video."""
+
+    place: Place
+    meta: GuideMeta
+    entries: int  # E
+    members: dict[str, bytes]
+
+    def array(self, field: str, entries: int | None = None) -> Array:
+        """One of its arrays, with an entry each. Errors: UserError when it is not that."""
+        expected = self.entries if entries is None else entries
+        try:
+            array = npy_array(self.members[field])
+        except (ValueError, EOFError) as error:
+            raise UserError(
+                f"{self.place}: {field} of {self.place.key} is not an array ({error}): {FOREIGN}"
+            ) from error
+        if not array.ndim or len(array) != expected:
+            raise UserError(
+                f"{self.place}: {field} of {self.place.key} has shape {array.shape}, not {expected} entries: {FOREIGN}"
+            )
+        return array
+
+    def scores(self, entry: int, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
+        """A score for every token of a clip: float64 [T', h, w], in steps of the stored map."""
+        stored_FHW = self.array("scores.npy")[entry]
+        return clip_scores(stored_FHW, frames_T, crop, frame_stride=self.meta.frame_stride, grid=grid)
+
+    def flow(self, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
+        """The flow of a clip towards its middle frame, see train/warp.py."""
+        stored_4FHW, meta = self.array("scores.npy", FLOW_MAPS), self.meta
+        return clip_flow(
+            stored_4FHW, meta.scale, meta.offset, frames_T, crop, frame_stride=meta.frame_stride, grid=grid
+        )
+
+
+def read_guidance(sidecar: Sidecar, row: int, clip: ClipMeta, fields: Sequence[str]) -> Guidance:
+    """A video's sample of a sidecar, with at least these fields, checked against its clip and the index."""
+    place, entries = sidecar.place(row), sidecar.entries(row)
+    members = read_members(place, ("json", *fields))
+    meta = guide_meta(members["json"], str(place))
+    if meta.frames != clip.frames:
+        raise UserError(f"{place}: scores of {meta.frames} frames, but the clip has {clip.frames}: {FOREIGN}")
+    found = {len(meta.scale), len(meta.offset), len(meta.captions)} - {0}
+    if found != {entries}:
+        raise UserError(f"{place}: {sorted(found)} score maps or captions, the index says {entries}: {FOREIGN}")
+    return Guidance(place, meta, entries, members)

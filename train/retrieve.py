@@ -1,0 +1,197 @@
+"""Zero-shot retrieval: are the videos that a frozen encoder holds for most alike of one class?
+
+    python -m train retrieve work/demo.toml
+
+R@k is the share of query videos of whose k nearest by cosine one is of their class. The queries are the test videos;
+the gallery is the other test videos (`r@k`, leave one out) or the training videos (`train_r@k`). The paper does not say
+which its Table 3 means (docs/probe_and_retrieval.md), so both are there. With `retrieve.group` both are also counted
+without the videos of the query's own group (`other_groups_...`). Captions: train/text_retrieval.py.
+
+Shape suffixes: S videos, Q queries, G gallery, N neighbours, D width of the features.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import FILE as RECORD
+from schemas.stage import StageRecord, read_record
+from schemas.tables import write_table
+from schemas.workspace import Workspace
+from train.features import Features
+from train.judged import Judged, missing_videos
+from train.neighbours import KS, Neighbours, nearest, recalls
+from train.record import finish
+from train.results import FILE as RESULT
+from train.results import write_result
+from train.specs import retrieve_spec
+from train.splits import Bools, labelled_split
+from train.text_retrieval import text_recalls
+from train.videos import Videos, open_videos
+
+Ints = NDArray[np.int64]
+NEIGHBOURS = "neighbours.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # of the query, a test video
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("gallery", pa.string(), nullable=False),  # "test" or "train"
+        pa.field("neighbours", pa.list_(pa.string()), nullable=False),  # video_id, the nearest first, at most 10
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),  # theirs
+        pa.field("cosines", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+
+def run_retrieve(experiment: Experiment) -> StageRecord:
+    """Retrieval by the encoder that the experiment judges, and by the same one untrained; returns at once when current.
+
+    Leaves result.json, neighbours.parquet and stage.json in runs/<name>/retrieve, the features in runs/<name>/features.
+    Errors: UserError when there are no weights, the labels or splits do not make a test, retrieve.group fits no
+    video_id, or captions are asked for that are not there.
+    """
+    started = time.perf_counter()
+    spec, options = retrieve_spec(experiment), experiment.retrieve
+    record = read_record(spec.folder)
+    if record is not None and record.fingerprint == spec.fingerprint:
+        return record
+    judged = Judged(experiment, spec, options)
+    sidecar = spec.config.get("text")
+    videos = open_videos(Workspace(Path(experiment.workspace)), sidecar)
+    videos, train = labelled_split(
+        videos, options.train_split, options.test_split, options.test_share, section="retrieve"
+    )
+    group_S = groups([str(name) for name in videos.strings("video_id")], options.group) if options.group else None
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    (spec.folder / RECORD).unlink(missing_ok=True)
+
+    search = Search(videos, train, group_S, chunk=options.chunk, device=judged.device)
+    features = judged.features(videos)
+    missing = missing_videos("retrieve", options, videos, train, features.read_S)
+    metrics, found = search(features, len(missing.wrong))
+    if options.untrained:
+        others = judged.features(videos, untrained=True)
+        wrong = missing_videos("retrieve", options, videos, train, others.read_S).wrong
+        metrics |= {f"{name}_untrained": value for name, value in search(others, len(wrong))[0].items()}
+    counts = {
+        "train": int(train.sum()), "test": int((~train).sum()) + missing.counts["absent"],
+        "classes": len(np.unique(search.label_S)), **missing.counts,
+    }  # fmt: skip
+    warnings = [*missing.warnings, *(text for each in found for text in search.warnings(each))]
+    if sidecar is not None:
+        chosen = ~train & features.read_S
+        told = text_recalls(judged, videos.where(chosen), features.features_SD[chosen], sidecar)
+        metrics, counts, warnings = metrics | told.metrics, counts | told.counts, warnings + told.warnings
+    for text in warnings:
+        print(f"retrieve: {text}", file=sys.stderr)
+    print("retrieve: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()), file=sys.stderr)
+
+    write_table(spec.folder / NEIGHBOURS, [row for each in found for row in search.rows(each)], SCHEMA)
+    seconds = time.perf_counter() - started
+    write_result(
+        spec.folder, experiment, kind="retrieve", checkpoint=judged.checkpoint, dataset=spec.inputs["clips"],
+        metrics=metrics, views=judged.views, counts=counts, warnings=warnings, seconds=seconds,
+    )  # fmt: skip
+    return finish(spec, spec.folder / RESULT, counts=counts, info={"metrics": metrics}, seconds=seconds)
+
+
+def groups(video_ids: list[str], expression: str) -> Ints:
+    """A number of each video, equal where `expression` captures the same of video_id: int64 [S].
+
+    That is what its parentheses capture or, where it has none, the whole match; a video that it does not fit is alone.
+    Errors: UserError when it fits none.
+    """
+    matches = [re.search(expression, name) for name in video_ids]
+    if not any(matches):
+        raise UserError(
+            f"retrieve.group = {expression!r} fits no video_id, such as {video_ids[0]!r}: it is searched for anywhere "
+            "in the path under the data folder"
+        )
+    names = [
+        (name,) if match is None else ("group", *(match.groups() or match.group(0, 0)))
+        for name, match in zip(video_ids, matches, strict=True)
+    ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.asarray([numbers[name] for name in names], np.int64)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The neighbours of the test videos in a gallery; rows are numbers of videos."""
+
+    gallery: Literal["test", "train"]
+    row_Q: Ints
+    row_G: Ints
+    neighbours: Neighbours
+
+
+class Search:
+    """Asks for the neighbours of the test videos, among one another and among the training videos."""
+
+    def __init__(self, videos: Videos, train: Bools, group_S: Ints | None, *, chunk: int, device: torch.device) -> None:
+        self.label_S = videos.column("label").astype(np.int64)
+        self._videos, self._train, self._chunk, self._device = videos, train, chunk, device
+        # A video is never its own neighbour: apart from the others of its group, or from itself alone.
+        self._apart = {"": np.arange(len(videos)), **({} if group_S is None else {"other_groups_": group_S})}
+
+    def __call__(self, features: Features, wrong: int) -> tuple[dict[str, float], list[Found]]:
+        """R@k in all ways, and the neighbours with nothing but the query itself left out; wrong: queries without
+        features that count."""
+        metrics: dict[str, float] = {}
+        kept = []
+        asked = np.flatnonzero(~self._train & features.read_S)
+        galleries: tuple[Literal["test", "train"], ...] = ("test", "train")
+        for name, apart_S in self._apart.items():
+            for gallery in galleries:
+                rows = asked if gallery == "test" else np.flatnonzero(self._train & features.read_S)
+                neighbours = nearest(
+                    features.features_SD[asked], features.features_SD[rows], max(KS), chunk=self._chunk,
+                    device=self._device, groups=(apart_S[asked], apart_S[rows]),
+                )  # fmt: skip
+                found = Found(gallery, asked, rows, neighbours)
+                prefix = name + ("train_" if gallery == "train" else "")
+                metrics |= recalls(self._hits(found), wrong, prefix)
+                if not name:
+                    kept.append(found)
+        return metrics, kept
+
+    def warnings(self, found: Found) -> list[str]:
+        label_Q, label_G = self.label_S[found.row_Q], self.label_S[found.row_G]
+        others_Q = np.bincount(label_G)[label_Q] > 1 if found.gallery == "test" else np.isin(label_Q, label_G)
+        told = []
+        if not others_Q.all():
+            which = {"test": "no other test video", "train": "no training video"}[found.gallery]
+            labels = np.unique(label_Q[~others_Q]).tolist()
+            told.append(f"{which} of the classes {labels}: their {int((~others_Q).sum())} queries have no hit there")
+        if len(found.row_G) - (found.gallery == "test") < max(KS):
+            told.append(f"there are only {len(found.row_G)} {found.gallery} videos to retrieve from: R@{max(KS)} says "
+                        "little")  # fmt: skip
+        return told
+
+    def rows(self, found: Found) -> Iterator[dict[str, Any]]:
+        """Rows of SCHEMA."""
+        ids, keys = self._videos.strings("video_id"), self._videos.all_keys()
+        for query, index_N, cosine_N in zip(found.row_Q, *found.neighbours, strict=True):
+            near = found.row_G[index_N[index_N >= 0]]
+            yield {
+                "key": keys[query], "video_id": ids[query], "label": self.label_S[query], "gallery": found.gallery,
+                "neighbours": [ids[row] for row in near], "labels": self.label_S[near].tolist(),
+                "cosines": cosine_N[: len(near)].tolist(),
+            }  # fmt: skip
+
+    def _hits(self, found: Found) -> Bools:
+        index_QN = found.neighbours.index_QN
+        same_QN = self.label_S[found.row_G][index_QN] == self.label_S[found.row_Q][:, None]
+        return np.asarray(same_QN & (index_QN >= 0))

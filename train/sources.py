@@ -1,0 +1,57 @@
+"""Where weights lie and what identifies them. Light to import: no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from schemas.atomic import sha256_file
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.stage import read_record
+from schemas.workspace import Workspace
+
+MODEL, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+HEAD = "head.safetensors"  # of a run with a contrastive part
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold the weights of a run, of a transformers folder (one or several), or `path` itself, a file.
+
+    Errors: UserError where there are none.
+    """
+    if path.is_file():
+        return [path]
+    if (path / MODEL).is_file():
+        return [path / MODEL]
+    if (path / INDEX).is_file():
+        names = json.loads((path / INDEX).read_bytes())["weight_map"].values()
+        return [path / name for name in sorted(set(names))]
+    if (path / PICKLED).is_file():
+        return [path / PICKLED]
+    raise UserError(
+        f"no weights at {path}: expected the folder of a run or of transformers' VideoMAE (with {MODEL}), or a "
+        ".pth file in VideoMAE's own format"
+    )
+
+
+def weights_digest(path: Path) -> str:
+    """sha256 of the file with the weights; of several, sha256 of theirs. Errors: as weight_files."""
+    digests = [sha256_file(file) for file in weight_files(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def weights_to_judge(experiment: Experiment) -> Path:
+    """What finetune, probe and retrieve start from: the run of this name, or model.init where `stages` has no pretrain.
+
+    Errors: UserError where that run is not complete, or there is neither.
+    """
+    run, given = Workspace(Path(experiment.workspace)).run(experiment.name), experiment.model.init
+    if "pretrain" not in experiment.stages and given:
+        return Path(given)
+    if read_record(run) is None:
+        instead = f"take 'pretrain' out of `stages` to judge model.init = {given!r} itself" if given else (
+            "name other weights in model.init and take 'pretrain' out of `stages`")  # fmt: skip
+        raise UserError(f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or {instead}")
+    return run

@@ -1,0 +1,73 @@
+"""Which labelled videos a classifier learns from, and which it is judged by."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import UserError
+from schemas.tables import MANIFEST, read_table
+from train.videos import Videos
+
+Bools = NDArray[np.bool_]
+
+
+def labelled_split(
+    videos: Videos, train_split: str, test_split: str, test_share: float, *, section: str = "probe"
+) -> tuple[Videos, Bools]:
+    """The labelled videos of the two splits, and which of them are for training, bool [S].
+
+    Where the list names no splits at all, each class gives `test_share` of its videos, in order of their
+    keys (which are hashes, so as good as random), to the test, but keeps one for training.
+    section: of the config that the three options are in, for messages.
+    Errors: UserError when there are no labels, only one class, or nothing in one of the splits.
+    """
+    splits = np.asarray([str(split) for split in videos.strings("split")])
+    labelled = videos.column("label") >= 0
+    if not labelled.any():
+        raise UserError(
+            f"none of the {len(videos)} videos has a label: there are no classes to learn (index formats folder, csv)"
+        )
+    if (splits == "").all():
+        videos = videos.where(labelled)
+        train = ~held_out(videos.all_keys(), videos.column("label"), test_share)
+    else:
+        used = labelled & ((splits == train_split) | (splits == test_split))
+        train = splits[used] == train_split
+        for name, found in ((train_split, train.any()), (test_split, (~train).any())):
+            if not found:
+                counts = ", ".join(
+                    f"{split!r}: {int((splits[labelled] == split).sum())}" for split in np.unique(splits).tolist()
+                )
+                raise UserError(
+                    f"no labelled video of the split {name!r}; there are {counts}: "
+                    f"set {section}.train_split and {section}.test_split"
+                )
+        videos = videos.where(used)
+    if len(np.unique(videos.column("label"))) < 2:
+        raise UserError(f"all {len(videos)} labelled videos are of one class: there is nothing to tell apart")
+    if train.all():
+        raise UserError(f"{section}.test_share {test_share} of so few videos a class is none: raise it or add videos")
+    return videos, train
+
+
+def held_out(keys: list[str], labels: NDArray[Any], share: float) -> Bools:
+    """Of each class the first `share` in order of their keys, rounded, but never all of them: bool [S]."""
+    chosen = np.zeros(len(keys), bool)
+    for label in np.unique(labels):
+        rows = sorted(np.flatnonzero(labels == label).tolist(), key=keys.__getitem__)
+        chosen[rows[: min(int(share * len(rows) + 0.5), len(rows) - 1)]] = True
+    return chosen
+
+
+def absent_videos(videos: Videos, split: str) -> list[dict[str, Any]]:
+    """The labelled videos of a split that the manifest has and these, all of that split, have not.
+
+    Rows with key, video_id and label; none where there is no manifest, or it names no splits.
+    """
+    path = videos.workspace.manifest / "manifest.parquet"
+    if not path.is_file():
+        return []
+    known = set(videos.all_keys())
+    rows = read_table(path, MANIFEST).select(["key", "video_id", "label", "split"]).to_pylist()
+    return [row for row in rows if row["split"] == split and row["label"] is not None and row["key"] not in known]
