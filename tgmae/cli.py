@@ -27,7 +27,7 @@ class _Group(TyperGroup):
                 raise
             typer.echo(
                 f"error: this command needs {error.name}, which is not installed: pip install 'tgmae[pipeline]' "
-                "(index to guide) or 'tgmae[train]' (pretrain, probe)",
+                "(index to guide) or 'tgmae[train]' (pretrain, finetune, probe, retrieve)",
                 err=True,
             )
             raise typer.Exit(2) from None
@@ -82,27 +82,30 @@ def _run(stage: str, experiment: Any) -> None:
 def index(
     data: Annotated[Path, typer.Argument(help="The folder of the videos.")],
     out: Annotated[Path, typer.Option("--out", help="The workspace to make.")],
-    format: Annotated[str | None, typer.Option(help="folder (class folders), csv or files.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="folder, csv, files, ssv2, kinetics, videomae, ucf101, hmdb51, diving48, ...")
+    ] = None,
     list: Annotated[Path | None, typer.Option(help="The csv file: path,label[,start,end,text,split].")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Folder of the dataset's own annotation files.")] = None,
     max_failures: Budget = None,
     config: Config = None,
     set: Set = None,
 ) -> None:
     """Find the videos, probe each with a real decoder, write the manifest."""
     given = {"workspace": out, "index__data": data, "index__format": format, "index__list": list}
-    _run("index", _experiment(config, set, **given, max_failures=max_failures))
+    _run("index", _experiment(config, set, **given, index__annotations=annotations, max_failures=max_failures))
 
 
 @app.command()
 def caption(
     workspace: Folder,
-    source: Annotated[str | None, typer.Option(help="blip2 or oracle.")] = None,
+    source: Annotated[str | None, typer.Option(help="blip2, blip, oracle, llm, file; or a mix: blip2+llm.")] = None,
     ray_address: Address = None,
     max_failures: Budget = None,
     config: Config = None,
     set: Set = None,
 ) -> None:
-    """Caption keyframes of every video, on Ray."""
+    """Make a caption set: of keyframes by a model, on Ray; or of labels, descriptions, files, other sets."""
     given = {"workspace": workspace, "captions": source, "ray__address": ray_address, "max_failures": max_failures}
     _run("caption", _experiment(config, set, **given))
 
@@ -123,36 +126,82 @@ def shard(
 @app.command()
 def guide(
     workspace: Folder,
-    guide: Annotated[str | None, typer.Option(help="text.")] = None,
-    captions: Annotated[str | None, typer.Option(help="The caption set: blip2 or oracle.")] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            help="text, embeddings, motion-vectors, optical-flow, flow-magnitude; or a class of your own as "
+            "module:ClassName (docs/custom_guides.md)."
+        ),
+    ] = None,
+    captions: Annotated[
+        str | None, typer.Option(help="The caption set of text and embeddings, such as blip2 or blip2+llm.")
+    ] = None,
     ray_address: Address = None,
     max_failures: Budget = None,
     config: Config = None,
     set: Set = None,
 ) -> None:
-    """Score every patch of every frame against the captions, into sidecar tars, on Ray."""
-    given = {"workspace": workspace, "guide": guide, "captions": captions, "ray__address": ray_address}
-    _run("guide", _experiment(config, set, **given, max_failures=max_failures))
+    """Score every patch by captions, motion or a class of your own, into tars beside the clips', on Ray."""
+    given = {"workspace": workspace, "captions": captions, "ray__address": ray_address, "max_failures": max_failures}
+    experiment = _experiment(config, set, **given)
+    # Set past the check that the config's mask can use it: here only the guide is made.
+    _run("guide", experiment.model_copy(update={"guide": guide}) if guide else experiment)
 
 
-Captions = Annotated[str | None, typer.Option(help="The caption set: blip2 or oracle.")]
+Captions = Annotated[str | None, typer.Option(help="The caption set, such as blip2 or blip2+llm.")]
 Name = Annotated[str | None, typer.Option(help="The name of the run.")]
 
 
 @app.command()
 def pretrain(
-    workspace: Folder, captions: Captions = None, name: Name = None, config: Config = None, set: Set = None
+    workspace: Folder,
+    captions: Captions = None,
+    name: Name = None,
+    init_from_hf: Annotated[
+        Path | None, typer.Option(help="Start from a transformers folder (or any of docs/weights.md): model.init.")
+    ] = None,
+    ray_address: Address = None,
+    config: Config = None,
+    set: Set = None,
 ) -> None:
-    """Pretrain a video encoder from the shards, in a process (or several) of its own."""
-    _run("pretrain", _experiment(config, set, workspace=workspace, captions=captions, name=name))
+    """Pretrain a video encoder from the shards, in processes of its own; on a Ray cluster, by Ray Train."""
+    given = {"workspace": workspace, "captions": captions, "name": name, "ray__address": ray_address}
+    _run("pretrain", _experiment(config, set, **given, model__init=init_from_hf))
+
+
+@app.command()
+def finetune(
+    workspace: Folder, name: Name = None, ray_address: Address = None, config: Config = None, set: Set = None
+) -> None:
+    """Fine-tune an encoder to tell classes apart and test it by several views of each video (docs/finetune.md)."""
+    _run("finetune", _experiment(config, set, workspace=workspace, name=name, ray__address=ray_address))
 
 
 @app.command()
 def probe(
     workspace: Folder, captions: Captions = None, name: Name = None, config: Config = None, set: Set = None
 ) -> None:
-    """Train a linear classifier on the frozen features of a pretrained encoder."""
+    """Tell classes apart by the frozen features of an encoder: linear classifiers and k-NN."""
     _run("probe", _experiment(config, set, workspace=workspace, captions=captions, name=name))
+
+
+@app.command()
+def retrieve(
+    workspace: Folder, captions: Captions = None, name: Name = None, config: Config = None, set: Set = None
+) -> None:
+    """Find videos by videos with the frozen features of an encoder, and captions, where it has a contrastive head."""
+    _run("retrieve", _experiment(config, set, workspace=workspace, captions=captions, name=name))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or its finetune folder.")],
+    to_hf: Annotated[Path, typer.Option("--to-hf", help="The transformers folder to write.")],
+) -> None:
+    """Write a run's weights as plain transformers loads them (docs/weights.md)."""
+    from train.export import export_hf
+
+    typer.echo(f"{export_hf(run, to_hf)}: {to_hf}")
 
 
 @app.command()
@@ -174,6 +223,37 @@ def run(
 
 
 @app.command()
+def sweep(
+    configs: Annotated[list[Path], typer.Argument(help="TOML files of experiments.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Run each with the seeds 0, 1, ... as NAME-s0, NAME-s1, ...")] = 1,
+    set: Set = None,
+    ray_address: Address = None,
+) -> None:
+    """Run a list of experiments, skipping what is done; on a Ray cluster their trainings run side by side."""
+    from tgmae.sweep import experiments
+    from tgmae.sweep import sweep as run_all
+
+    overrides = [*(set or []), *([f"ray.address={_quoted(ray_address)}"] if ray_address else [])]
+    failed = run_all(experiments(configs, overrides, seeds), typer.echo)
+    for problem in failed:
+        typer.echo(f"failed: {problem}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="Workspaces, or folders that hold some.")],
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers beside ours.")] = False,
+) -> None:
+    """Show the results of finetune, probe and retrieve as a Markdown table: the mean over seeds, and its spread."""
+    from tgmae.tables import find_results, paper_tables, run_table
+
+    results = find_results(folders)
+    typer.echo(paper_tables(results) if paper else run_table(results))
+
+
+@app.command()
 def status(
     workspace: Folder,
     failures: Annotated[int, typer.Option(min=0, help="How many failures to show, each stage.")] = 3,
@@ -183,6 +263,37 @@ def status(
     from tgmae.status import lines
 
     for line in lines(Workspace(workspace), failures=failures):
+        typer.echo(line)
+
+
+captions = typer.Typer(cls=_Group, help="Describe and compare caption sets.", no_args_is_help=True)
+app.add_typer(captions, name="captions")
+
+
+@captions.command("stats")
+def captions_stats(
+    workspace: Folder,
+    set: Annotated[str | None, typer.Option("--set", help="One caption set; all of them where none is named.")] = None,
+) -> None:
+    """Coverage, length, duplicates, frequent words, CLIP score where a text guide exists, examples."""
+    from schemas.workspace import Workspace
+    from tgmae.captions import stats
+
+    for line in stats(Workspace(workspace), set):
+        typer.echo(line)
+
+
+@captions.command("diff")
+def captions_diff(
+    workspace: Folder,
+    first: Annotated[str, typer.Argument(help="A caption set.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+) -> None:
+    """What two caption sets have in common, and where they differ."""
+    from schemas.workspace import Workspace
+    from tgmae.captions import diff
+
+    for line in diff(Workspace(workspace), first, second):
         typer.echo(line)
 
 

@@ -13,6 +13,7 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
+from tgmae.kinds import Curves, picture, train_all
 from tgmae.report import Line, write_report
 from tgmae.run import run
 
@@ -21,6 +22,7 @@ CONFIG = ROOT / "configs" / "demo.toml"
 VIDEOS = 640  # of the world; a quarter of them to test on
 TEST_SHARE = 0.25
 PICTURES = 6
+KIND_EPOCHS = 1  # of the short pretraining with each kind of mask
 
 
 def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -36,18 +38,20 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
 
         write_world(out / "world", videos=VIDEOS, test_share=TEST_SHARE)
     run(experiment)
+    curves = train_all(experiment, KIND_EPOCHS)
     results = measure(out, experiment, known=data is None)
+    results["losses"] = {kind: round(points[-1][1], 4) for kind, points in curves.items()}
     report = out / "report.html"
     results |= {"seconds": round(time.perf_counter() - started, 1), "report": str(report)}
-    _write_page(report, experiment, results)
+    _write_page(report, experiment, results, curves)
     print(f"The report lies at {report.resolve()}")
     print("demo: " + json.dumps({name: results[name] for name in LAST_LINE}))
     return results
 
 
 LAST_LINE = (
-    "mask_iou", "mask_iou_random", "object_masked", "object_masked_random",
-    "probe", "probe_untrained", "seconds", "report",
+    "mask_iou", "mask_iou_random", "object_masked", "object_masked_random", "probe", "probe_untrained",
+    "text_to_video", "text_to_video_chance", "losses", "seconds", "report",
 )  # fmt: skip
 
 
@@ -71,6 +75,11 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
     probe = json.loads((run_folder / "probe" / "probe.json").read_bytes())
     results: dict[str, Any] = dict.fromkeys(LAST_LINE)
     results |= {"probe": probe["top1"], "probe_untrained": probe.get("top1_untrained"), "chance": probe["chance"]}
+    retrieved = run_folder / "retrieve" / "result.json"
+    if retrieved.is_file():
+        found = json.loads(retrieved.read_bytes())
+        results |= {"text_to_video": found["metrics"].get("text_to_video_r@5"),
+                    "text_to_video_chance": found["metrics"].get("text_to_video_r@5_chance")}  # fmt: skip
     if known and experiment.guide == "text":
         from tgmae.truth import compare_masks
 
@@ -78,10 +87,11 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
     return results
 
 
-def _write_page(page: Path, experiment: Experiment, results: dict[str, Any]) -> None:
+def _write_page(page: Path, experiment: Experiment, results: dict[str, Any], curves: Curves) -> None:
     from tgmae.pictures import loss_picture, mask_pictures
 
     pictures = loss_picture(experiment, page.parent)
+    pictures.append(picture(curves, page.parent))
     if experiment.guide == "text":
         pictures += mask_pictures(experiment, page.parent / "masks", count=PICTURES)
     lines = [
@@ -91,6 +101,8 @@ def _write_page(page: Path, experiment: Experiment, results: dict[str, Any]) -> 
              _number(results["object_masked"]), f"random mask {_number(results['object_masked_random'])}"),
         Line("linear probe, top-1", _number(results["probe"]),
              f"untrained {_number(results['probe_untrained'])}, chance {_number(results['chance'])}"),
+        Line("test videos found by their captions, R@5", _number(results["text_to_video"]),
+             f"in any order {_number(results['text_to_video_chance'])}"),
     ]  # fmt: skip
     note = (
         f"{experiment.mask.kind} masks from {experiment.captions} captions; made in {results['seconds']} s. "

@@ -14,8 +14,8 @@ from tgmae.views import View, guided_views, token_grid
 from train.augment import resize_crop
 from train.masks import make_mask
 from train.pictures import loss_curve, mask_picture, save_png
+from train.reading import decode
 from train.sampling import generator
-from train.stream import decode
 from train.videos import open_videos
 
 
@@ -30,7 +30,8 @@ def mask_pictures(experiment: Experiment, folder: Path, *, count: int) -> list[P
         path = folder / f"{number}.png"
         save_png(path, _draw(experiment, view))
         label = f" ({view.meta.label_text})" if view.meta.label_text else ""
-        said = f"{view.meta.video_id}{label}: “{view.captions[0]}”. Frames, scores, and what {experiment.mask.kind} at "
+        caption = "".join(f": “{text}”" for text in view.captions[:1])
+        said = f"{view.meta.video_id}{label}{caption}. Frames, scores, and what {experiment.mask.kind} at "
         pictures.append(Picture(f"{folder.name}/{path.name}", said + f"ratio {experiment.mask.ratio} leaves visible."))
     return pictures
 
@@ -55,8 +56,9 @@ def _draw(experiment: Experiment, view: View) -> np.ndarray:
     rng = generator(0, view.key, "mask")
     scores_THW = view.scores_CTHW[0]
     mask = experiment.mask
-    hidden_THW = make_mask(mask.kind, ratio=mask.ratio, shape=token_grid(experiment), scores=scores_THW, rng=rng)
-    return mask_picture(clip_THWC, scores_THW, hidden_THW, text=view.captions[0])
+    hidden_THW = make_mask(mask.kind, ratio=mask.ratio, shape=token_grid(experiment), scores=scores_THW,
+                           flow=view.flow_TSHW2, rng=rng, share=mask.text_share[1])  # fmt: skip
+    return mask_picture(clip_THWC, scores_THW, hidden_THW, text="".join(view.captions[:1]))
 
 
 def _nth(seen: dict[int, int], label: int) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import read_record
-from tgmae.stages import STAGES, Stage
+from tgmae.stages import STAGES, Stage, sources
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ def plan(experiment: Experiment) -> list[Step]:
                 raise
             step = Step(stage.name, "follows", "once its input is there")
         else:
-            upstream = [
-                earlier.stage for earlier in steps if earlier.state != "current" and earlier.stage in NEEDS[stage.name]
-            ]
+            needs = set(NEEDS[stage.name])
+            if "captions" not in stage.spec(experiment).inputs:  # a guide that is not made from them
+                needs.discard("caption")
+            upstream = [earlier.stage for earlier in steps if earlier.state != "current" and earlier.stage in needs]
             if step.state == "current" and upstream:
                 step = Step(stage.name, "follows", f"if {' or '.join(upstream)} changes what it reads")
         steps.append(step)
@@ -60,17 +61,23 @@ def plan(experiment: Experiment) -> list[Step]:
 
 NEEDS = {
     "index": (),
-    "caption": ("index",),
+    "source": ("index",),
+    "caption": ("index", "source"),
     "shard": ("index",),
     "guide": ("caption", "shard"),
-    "pretrain": ("shard", "guide"),
+    "embed": ("caption", "shard"),
+    "pretrain": ("shard", "guide", "embed"),
+    "finetune": ("index", "shard", "pretrain"),
     "probe": ("shard", "pretrain"),
+    "retrieve": ("shard", "guide", "embed", "pretrain"),
 }
 
 
-def run(experiment: Experiment, say: Callable[[str], None] = print) -> None:
-    """Brings every stage up to date; a stage that is current is not touched."""
+def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
+    """Brings every stage, or those named, up to date; a stage that is current is not touched."""
     for stage in _wanted(experiment):
+        if only is not None and stage.name not in only:
+            continue
         step = decide(stage, experiment)
         say(str(step))
         if step.state == "runs":
@@ -78,4 +85,10 @@ def run(experiment: Experiment, say: Callable[[str], None] = print) -> None:
 
 
 def _wanted(experiment: Experiment) -> list[Stage]:
-    return [stage for stage in STAGES if stage.wanted(experiment)]
+    """The stages of this experiment in their order; the parts of a mix of captions come before it."""
+    return [
+        each
+        for stage in STAGES
+        if stage.wanted(experiment)
+        for each in (*(sources(experiment) if stage.name == "caption" else ()), stage)
+    ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import specs as pipeline_specs
+from pipeline.guides.identity import needs_captions
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -59,26 +60,81 @@ def _pretrain(experiment: Experiment) -> None:
     _train("pretrain", experiment, "--restart")
 
 
+def _finetune(experiment: Experiment) -> None:
+    _train("finetune", experiment, "--restart")
+
+
 def _probe(experiment: Experiment) -> None:
     _train("probe", experiment)
+
+
+def _retrieve(experiment: Experiment) -> None:
+    _train("retrieve", experiment)
 
 
 def _guided(experiment: Experiment) -> bool:
     return experiment.guide != "none"
 
 
+def _captioned(experiment: Experiment) -> bool:
+    return experiment.text_name is not None or (_guided(experiment) and needs_captions(experiment.guide))
+
+
+def _embeddings(experiment: Experiment) -> Experiment:
+    return experiment.model_copy(update={"guide": "embeddings"})
+
+
+def _embedded(experiment: Experiment) -> bool:
+    """Whether the contrastive loss reads a sidecar that the guide's stage does not make."""
+    return experiment.text_name not in (None, experiment.guide_name)
+
+
+def _asked(name: str) -> Callable[[Experiment], bool]:
+    return lambda experiment: name in experiment.stages
+
+
 STAGES = (
     Stage("index", pipeline_specs.index_spec, _index),
-    Stage("caption", pipeline_specs.caption_spec, _caption, _guided),
+    Stage("caption", pipeline_specs.caption_spec, _caption, _captioned),
     Stage("shard", pipeline_specs.shard_spec, _shard),
     Stage("guide", pipeline_specs.guide_spec, _guide, _guided),
-    Stage("pretrain", train_specs.pretrain_spec, _pretrain),
-    Stage("probe", train_specs.probe_spec, _probe),
+    Stage(
+        "embed",
+        lambda experiment: pipeline_specs.guide_spec(_embeddings(experiment)),
+        lambda experiment: _guide(_embeddings(experiment)),
+        _embedded,
+    ),
+    Stage("pretrain", train_specs.pretrain_spec, _pretrain, _asked("pretrain")),
+    Stage("finetune", train_specs.finetune_spec, _finetune, _asked("finetune")),
+    Stage("probe", train_specs.probe_spec, _probe, _asked("probe")),
+    Stage("retrieve", train_specs.retrieve_spec, _retrieve, _asked("retrieve")),
 )
 
 
+def sources(experiment: Experiment) -> list[Stage]:
+    """The sets that a mix of captions is made of: a stage each, to come before `caption`. None for other sets."""
+    if "+" not in experiment.captions:
+        return []
+    return [_source(name) for name in pipeline_specs.mixed(experiment.captions)]
+
+
+def _source(name: str) -> Stage:
+    def of(experiment: Experiment) -> Experiment:
+        return experiment.model_copy(update={"captions": name})
+
+    return Stage("source", lambda each: pipeline_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
+
+
+ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes
+
+
 def _train(command: str, experiment: Experiment, *options: str) -> None:
-    """Runs `python -m train`, which starts torchrun itself for several processes; its exit status is ours."""
+    """Runs `python -m train`, which starts torchrun itself for several processes; on a cluster, Ray Train does."""
+    if experiment.ray.address and command in ON_CLUSTER:
+        from tgmae.cluster import train_on_ray
+
+        train_on_ray(command, experiment, restart="--restart" in options)
+        return
     name = checked_name("run", experiment.name)
     config = Workspace(Path(experiment.workspace)).root / "experiments" / f"{name}.toml"
     write_bytes(config, dump(experiment).encode())

@@ -41,9 +41,11 @@ def _folders(workspace: Workspace) -> Iterator[tuple[str, Path]]:
         fixed += sorted(path for path in (workspace.root / parent).glob("*") if path.is_dir())
     for folder in fixed:
         if folder.is_dir():
-            yield str(folder.relative_to(workspace.root)), folder
-            if (folder / "probe").is_dir():
-                yield str((folder / "probe").relative_to(workspace.root)), folder / "probe"
+            inner = [folder / stage for stage in ("finetune", "probe", "retrieve") if (folder / stage).is_dir()]
+            # A run without a config of its own only judges other weights (model.init).
+            own = [folder] if not inner or (folder / "config.toml").is_file() else []
+            for path in (*own, *inner):
+                yield str(path.relative_to(workspace.root)), path
 
 
 def _stale(record: StageRecord, name: str, outputs: dict[str, str]) -> str:
@@ -62,12 +64,12 @@ def _stale(record: StageRecord, name: str, outputs: dict[str, str]) -> str:
 
 def _input_folder(source: str, record: StageRecord, name: str) -> str | None:
     """The folder that an input of a record came from, relative to the workspace."""
-    if source in ("manifest", "clips"):
+    if source in ("manifest", "clips") or source.startswith("captions/"):  # captions/...: a part of a mix
         return source
     if source == "captions":
-        return f"captions/{name.partition('-')[2]}"  # guides/text-SET
-    if source == "guide":
-        return f"guides/{record.config['guide']}"
+        return f"captions/{record.info.get('captions') or name.partition('-')[2]}"  # guides/text-SET
+    if source in ("guide", "text"):
+        return f"guides/{record.config[source]}"
     if source == "pretrain":
         return str(Path(name).parent)
     return None  # the files of a dataset: index itself looks at those

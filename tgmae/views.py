@@ -11,26 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.config import Experiment
-from schemas.shards import ClipMeta, guide_meta, npy_array
+from schemas.shards import ClipMeta
 from schemas.workspace import Workspace
-from train.augment import Crop, centre_crop, clip_scores
+from train.augment import Crop, centre_crop
+from train.reading import read_clip, read_guidance
 from train.sampling import spread_frames
-from train.stream import read_clip, read_members
 from train.videos import open_videos
+from train.warp import speeds
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class View:
-    """T frames of a clip, T' time slices, h x w the token grid, C captions."""
+    """T frames of a clip, T' time slices of S frames, h x w the token grid, C captions; H, W, 2 as in train/warp.py."""
 
     key: str
     meta: ClipMeta
     frames_T: NDArray[np.int64]
     crop: Crop
-    captions: list[str]
-    scores_CTHW: Array  # float64 [C, T', h, w]
+    captions: list[str]  # none where the guide has no text
+    scores_CTHW: Array  # float64 [C, T', h, w], one map a caption; of a flow, its speed
+    flow_TSHW2: Array | None  # where the guide is a flow
     mp4: bytes
 
 
@@ -44,17 +46,18 @@ def guided_views(experiment: Experiment, rows: list[int] | None = None) -> Itera
     """The views of all videos (or of these rows of the index) that have score maps, in the order of the index."""
     clip, grid = experiment.clip, token_grid(experiment)
     videos = open_videos(Workspace(Path(experiment.workspace)), experiment.guide_name)
+    sidecar = videos.sidecar(experiment.guide_name)
     for row in range(len(videos)) if rows is None else rows:
-        if not videos.maps(row):
+        if not sidecar.entries(row):
             continue
         meta, mp4 = read_clip(videos.clip_place(row))
         frames_T = spread_frames(meta.frames, frames=clip.frames, stride=clip.stride, views=1)[0]
         crop = centre_crop(meta.width, meta.height)
-        place = videos.guide_place(row)
-        members = read_members(place, ("json", "scores.npy"))
-        guide = guide_meta(members["json"], str(place))
-        maps = [
-            clip_scores(stored_FHW, frames_T, crop, frame_stride=guide.frame_stride, grid=grid)
-            for stored_FHW in npy_array(members["scores.npy"])
-        ]
-        yield View(place.key, meta, frames_T, crop, guide.captions, np.stack(maps), mp4)
+        guide = read_guidance(sidecar, row, meta, ("scores.npy",))
+        flow_TSHW2 = guide.flow(frames_T, crop, grid) if experiment.guide == "optical-flow" else None
+        maps = (
+            [speeds(flow_TSHW2)]
+            if flow_TSHW2 is not None
+            else [guide.scores(entry, frames_T, crop, grid) for entry in range(guide.entries)]
+        )
+        yield View(guide.place.key, meta, frames_T, crop, guide.meta.captions, np.stack(maps), flow_TSHW2, mp4)

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.world.write import write_world
 from schemas.toml import dump
+from tests.train.conftest import shared_workspace, small, workspace  # noqa: F401
 from tgmae.demo import demo_experiment
 
 SMALL = [
@@ -46,8 +47,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_config(world: Path) -> Callable[[Path, Path], Path]:
     """(config, workspace) -> a small experiment on the world."""
 
-    def write(path: Path, workspace: Path) -> Path:
-        experiment = demo_experiment(workspace.parent, world, [*SMALL, f"workspace={workspace}"])
+    def write(path: Path, into: Path) -> Path:
+        experiment = demo_experiment(into.parent, world, [*SMALL, f"workspace={into}"])
         path.write_text(dump(experiment), encoding="utf-8")
         return path
 

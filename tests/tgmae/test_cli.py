@@ -20,13 +20,14 @@ def call(*arguments: object) -> Result:
     ("arguments", "said"),
     [
         (("index", "{tmp}/none", "--out", "{tmp}/w"), "none is not a folder"),
-        (("index", "{tmp}", "--out", "{tmp}/w", "--format", "tfrecord"), "'folder', 'csv' or 'files'"),
+        (("index", "{tmp}", "--out", "{tmp}/w", "--format", "tfrecord"), "'folder', 'csv', 'files', 'ssv2'"),
         (("index", "{tmp}", "--out", "{tmp}/w", "--format", "csv"), "needs index.list"),
         (("caption", "{tmp}/w"), "run `tgmae index DATA --out {tmp}/w` first"),
-        (("caption", "{tmp}/w", "--source", "gpt"), "'blip2' or 'oracle'"),
+        (("caption", "{tmp}/w", "--source", "gpt"), "unknown caption source 'gpt'. Allowed: blip,"),
         (("shard", "{tmp}/w", "--set", "shard.short=3"), "did you mean 'shard.short_side'"),
         (("guide", "{tmp}/w", "--guide", "none", "--set", "mask.kind=tube"), "no guide to build"),
         (("pretrain", "{tmp}/w"), "run `tgmae shard {tmp}/w` first"),
+        (("finetune", "{tmp}/w"), "run `tgmae shard {tmp}/w` first"),
         (("probe", "{tmp}/w", "--name", "../x"), "run name '../x' is not usable"),
         (("run", "{tmp}/none.toml"), "cannot read the config"),
         (("status", "{tmp}"), "is not a workspace"),
@@ -47,7 +48,10 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
 
 def test_help_names_every_command() -> None:
     text = call("--help").output
-    assert all(name in text for name in ("index", "caption", "shard", "guide", "pretrain", "probe", "run", "status"))
+    assert all(
+        name in text
+        for name in ("index", "caption", "shard", "guide", "pretrain", "finetune", "probe", "retrieve", "run", "status")
+    )
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The same loop on Ray Train: the weights of torchrun, the user's errors as they are, a killed worker resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from schemas.config import Experiment
+from schemas.errors import UserError
+from schemas.toml import dump
+from schemas.workspace import Workspace
+from tgmae.cluster import train_on_ray
+from train.metrics import read
+from train.pretrain import run_pretrain
+
+# Ray warns of itself.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::ResourceWarning")]
+Small = Callable[..., Experiment]
+RAY = {"ray": {"cpus": 0.5, "retries": 2}}
+
+
+def folder(experiment: Experiment) -> Path:
+    return Workspace(Path(experiment.workspace)).run(experiment.name)
+
+
+def is_worker(cmdline: Path) -> bool:
+    try:
+        return b"RayTrainWorker" in cmdline.read_bytes()
+    except OSError:  # the process has just ended
+        return False
+
+
+def test_cluster_ends_in_the_weights_of_torchrun(small: Small) -> None:
+    contrastive = {"objective": {"contrastive": 1.0}, "optim": {"epochs": 2}}
+    by_torchrun = small(name="torchrun", pretrain={"processes": 2}, **contrastive)
+    by_ray = small(name="ray", pretrain={"processes": 2}, **contrastive, **RAY)
+    run_pretrain(by_torchrun)
+    train_on_ray("pretrain", by_ray)
+    ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (by_ray, by_torchrun))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_an_error_of_the_user_s_is_not_tried_again(small: Small) -> None:
+    too_large = small(pretrain={"processes": 1}, optim={"batch_size": 64}, **RAY)
+    with pytest.raises(UserError, match=r"too few for one batch of 64"):
+        train_on_ray("pretrain", too_large)
+
+
+def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small) -> None:
+    whole = small(name="whole", pretrain={"processes": 1, "save_every": 1})
+    run_pretrain(whole)
+    killed = small(name="killed", pretrain={"processes": 1, "save_every": 1}, **RAY)
+    config = folder(killed).parent.parent / "killed.toml"
+    config.write_text(dump(killed))
+    script = (
+        "import sys; from pathlib import Path; from schemas.toml import load_experiment;"
+        "from tgmae.cluster import train_on_ray; train_on_ray('pretrain', load_experiment(Path(sys.argv[1])))"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", script, str(config)], stderr=subprocess.PIPE, text=True)
+    try:
+        while not list((folder(killed) / "checkpoints").glob("step_*")):
+            assert driver.poll() is None, driver.stderr and driver.stderr.read()
+        workers = [int(place.parent.name) for place in Path("/proc").glob("[0-9]*/cmdline") if is_worker(place)]
+        assert workers
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        _, said = driver.communicate(timeout=300)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, said
+    assert "a process on Ray died (1 of 3)" in said
+    ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (killed, whole))
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+    assert [line["step"] for line in read(folder(killed) / "metrics.jsonl")] == list(range(1, 10))

@@ -1,0 +1,78 @@
+"""A sweep runs every experiment with every seed, skips what is done, and tells what failed without stopping for it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import UserError
+from tgmae.sweep import experiments
+
+Command = Callable[..., Any]
+TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "optim.epochs=1"]
+SETS = [word for each in TINY for word in ("--set", each)]
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_seeds_change_the_name_and_every_seed(tmp_path: Path) -> None:
+    one = written(tmp_path, "one.toml", 'workspace = "w"\nname = "one"\n')
+    two = written(tmp_path, "two.toml", 'workspace = "w"\nname = "two"\n')
+    chosen = experiments([one, two], ["optim.epochs=3"], seeds=2)
+    assert [each.name for each in chosen] == ["one-s0", "two-s0", "one-s1", "two-s1"]
+    assert [(each.pretrain.seed, each.finetune.seed) for each in chosen] == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    assert all(each.optim.epochs == 3 for each in chosen)
+    assert [each.name for each in experiments([one], [], seeds=1)] == ["one"]
+    with pytest.raises(UserError, match="several experiments are called one in one workspace"):
+        experiments([one, one], [], seeds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_and_its_table(tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path]) -> None:
+    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
+    bad = written(tmp_path, "bad.toml", f'base = "{config.name}"\nname = "bad"\n\n[optim]\nbatch_size = 512\n')
+    swept = tgmae("sweep", bad, config, "--seeds", 2, *SETS, status=1)
+    assert "failed: bad-s0" in swept.stderr and "failed: bad-s1" in swept.stderr
+    runs = tmp_path / "workspace" / "runs"
+    assert {path.name for path in runs.glob("text-s*")} == {"text-s0", "text-s1"}
+    weights = [(runs / name / "model.safetensors").read_bytes() for name in ("text-s0", "text-s1")]
+    assert weights[0] != weights[1]
+    again = tgmae("sweep", config, "--seeds", 2, *SETS)
+    states = [line.split()[1] for line in again.stdout.splitlines() if line.split()[:1] in (["pretrain"], ["probe"])]
+    assert states == ["current"] * 4
+    table = tgmae("table", tmp_path / "workspace").stdout
+    assert "| text " in table and "(2)" in table
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray cluster of its own process, as a user starts one; it asks for the token that it left in ~/.ray."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+    subprocess.run([*ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    subprocess.run([*ray, "start", "--head", "--port=6399", "--num-cpus=4", "--include-dashboard=false",
+                    "--disable-usage-stats"], check=True, capture_output=True)  # fmt: skip
+    yield "127.0.0.1:6399"
+    subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cluster_trains_side_by_side(
+    tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path], cluster: str
+) -> None:
+    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
+    swept = tgmae("sweep", config, "--seeds", 2, "--ray-address", cluster, *SETS)
+    for name in ("text-s0", "text-s1"):
+        record = json.loads((tmp_path / "workspace" / "runs" / name / "probe" / "stage.json").read_bytes())
+        assert record["stage"] == "probe"
+        assert f"== {name}: done" in swept.stdout
