@@ -7,7 +7,7 @@ SUPPORTED := 3.10 to 3.13
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench demo-models clean
+.PHONY: help setup demo test lint bench world-table demo-models clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ bench: $(READY) ## run every program in bench/
 		[ -e "$$program" ] || { echo "bench/ holds no programs yet"; continue; }; \
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
+
+world-table: $(READY) ## masks compared on the embedded world, three seeds each: about half an hour
+	$(BIN)/tgmae world work/world/videos
+	$(BIN)/tgmae sweep configs/world/tube.toml configs/world/text.toml configs/world/text_contrastive.toml --seeds 3
+	$(BIN)/tgmae table work/world/workspace
 
 demo-models: $(READY) ## train the demo's small models anew
 	$(BIN)/python -m pipeline.world.train_models

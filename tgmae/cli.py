@@ -298,6 +298,20 @@ def captions_diff(
 
 
 @app.command()
+def world(
+    out: Annotated[Path, typer.Argument(help="The folder to draw into.")],
+    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 640,
+    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Pixels, of width and of height.")] = 128,
+    test_share: Annotated[float, typer.Option(min=0, max=0.99, help="Of the videos, for OUT/test.")] = 0.25,
+) -> None:
+    """Draw the embedded world: small labelled videos with known object masks, in class folders."""
+    from pipeline.world.write import write_world
+
+    write_world(out, videos=videos, seed=seed, size=size, test_share=test_share)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("work/demo"),
     data: Annotated[

@@ -150,11 +150,11 @@ class Tuner(Loop):
         return labelled_batches(dataset, plan, workers=workers, pin=self.ranks.device.type == "cuda")
 
     def losses(self, batch: LabelledBatch, micro: int) -> dict[str, Tensor]:
-        options, device = self.experiment.finetune, self.ranks.device
-        clip_BTHWC = normalise(batch.clip_BTHWC.to(device, non_blocking=True))
-        label_B = batch.label_B.to(device, non_blocking=True)
+        options = self.experiment.finetune
         rng = generator(options.seed, self.step, micro, "mix")  # the same on all ranks
-        mixed_BTHWC, class_BK = self.mixing(clip_BTHWC, label_B, repeats=options.repeats, rng=rng)
+        mixed_BTHWC, class_BK = self.mixing(
+            normalise(batch.clip_BTHWC), batch.label_B, repeats=options.repeats, rng=rng
+        )  # fmt: skip
         parts: dict[str, Tensor] = self.wrapped(mixed_BTHWC, class_BK)
         return parts
 

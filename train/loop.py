@@ -26,6 +26,7 @@ from train.metrics import Metrics
 from train.optim import lr_at, parameter_groups, scaled_lr, set_lr
 from train.sampling import BatchPlan, digest64
 from train.sharding import accumulating, gradient_norm, parallel
+from train.transfer import on_device
 from train.videos import Videos
 
 
@@ -114,7 +115,7 @@ class Loop(ABC):
 
     def train(self) -> None:
         plan = BatchPlan(**self.plan_options, start=self.step)
-        batches = self.batches(plan)
+        batches = on_device(self.batches(plan), self.ranks.device)
         metrics = None
         if self.ranks.main:
             metrics = Metrics(self.spec.folder, title=self.spec.stage, start=self.step, total=plan.total,

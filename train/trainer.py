@@ -45,12 +45,10 @@ class Trainer(Loop):
         return stream(dataset, plan, workers=self.experiment.pretrain.workers, pin=self.ranks.device.type == "cuda")
 
     def losses(self, batch: Batch, micro: int) -> dict[str, Tensor]:
-        moved = [
-            None if tensor is None else tensor.to(self.ranks.device, non_blocking=True)
-            for tensor in (batch.clip_BTHWC, batch.visible_index_BV, batch.predicted_index_BM, batch.text_BD,
-                           batch.caption_id_B, batch.weight_BM)
-        ]  # fmt: skip
-        parts: dict[str, Tensor] = self.wrapped(*moved)
+        parts: dict[str, Tensor] = self.wrapped(
+            batch.clip_BTHWC, batch.visible_index_BV, batch.predicted_index_BM, batch.text_BD, batch.caption_id_B,
+            batch.weight_BM,
+        )  # fmt: skip
         return parts
 
 

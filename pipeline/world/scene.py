@@ -1,18 +1,16 @@
 """A video of the world: what is in it, and how it moves.
 
 One named object does one of eight actions over a textured, slowly drifting background, among small things of other
-colours that move on their own. The action is the label, and only motion tells it:
-
-- the actions are four pairs, and the second of a pair is the first played backwards, so the frames of the two are the
-  same set of pictures;
-- what an action leaves fixed (a coordinate, the size) is drawn as though the object were stopped at a random moment of
-  the action that moves it, so that a frame of any straight or sizing action has the same distribution of place and
-  size. Circling comes close to it, not quite to the letter: a circle visits its rim more often.
+colours that move on their own. The action is the label, and only motion tells it: what an action leaves fixed (a
+coordinate, the size, the tilt) is drawn as though the object were stopped at a random moment of the action that
+changes it, and what swings does so at constant speed, so that a frame of any action has the same distribution of
+place, size and tilt. Circling comes close to it, not quite to the letter: a circle visits its rim more often.
 
 Shapes: T frames, H = W px; masks are bool [T, H, W].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +27,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 ACTIONS = (
-    "moving right", "moving left", "moving down", "moving up",
-    "growing", "shrinking", "circling clockwise", "circling counterclockwise",
+    "standing still", "sliding sideways", "bouncing up and down", "growing and shrinking",
+    "circling", "shaking", "jumping around", "rocking",
 )  # fmt: skip
-"""The labels. Each odd one is the one before it played backwards."""
+"""The labels."""
 
 SHARE = (0.06, 0.14)
 """Smallest and largest share of the frame that the named object takes (before things pass in front of it)."""
@@ -40,14 +38,26 @@ SHARE = (0.06, 0.14)
 TRAVEL = (0.6, 0.95)
 """Shortest and longest path of a moving object, as a share of the room it has inside the frame."""
 
+TILT = 0.35
+"""Greatest tilt of a named object, radians to either side."""
+
+SWINGS = (1.0, 2.0)
+"""Least and greatest number of times that something swings to and fro in a video."""
+
+SHAKE = 0.035
+"""How far a shaking object is thrown from its place, as a share of the frame."""
+
+JUMPS = 6
+"""Places that a jumping object visits."""
+
 
 @dataclass(frozen=True)
 class Thing:
-    """Something drawn: its look, and its centre (px) and scale (px per unit of its shape) in each frame, float [T]."""
+    """Something drawn: its look, and its tilt, centre (px) and scale (px per unit of its shape) in each frame."""
 
     shape: str
     colour: str
-    tilt: float  # radians
+    tilt: np.ndarray  # float [T], radians
     tint: np.ndarray  # float [3]: its colour, RGB 0 to 255
     x: np.ndarray
     y: np.ndarray
@@ -115,7 +125,7 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
             thing = scene.things[number]
             paint(
                 image, ids[t], SHAPES[thing.shape], x=thing.x[t], y=thing.y[t], scale=thing.scale[t],
-                tilt=thing.tilt, colour=thing.tint, number=1 + number,
+                tilt=float(thing.tilt[t]), colour=thing.tint, number=1 + number,
             )  # fmt: skip
         frames[t] = np.clip(image + 0.5, 0, 255)
     return frames, ids
@@ -125,11 +135,17 @@ def _tint(rng: np.random.Generator, colour: str) -> np.ndarray:
     return np.clip(np.array(COLOURS[colour]) * rng.uniform(0.88, 1.1) + rng.uniform(-10, 10, 3), 0, 255)
 
 
-def _straight(rng: np.random.Generator, low: float, high: float, time: np.ndarray) -> np.ndarray:
-    """Position at `time` (0 to 1) of something that crosses part of [low, high] upwards at constant speed."""
+def _places(rng: np.random.Generator, low: float, high: float, time: Any) -> Any:
+    """Positions at `time` (0 to 1) on a path that crosses part of [low, high]."""
     travel = rng.uniform(*TRAVEL) * (high - low)
     start = rng.uniform(low, high - travel)
     return start + travel * time
+
+
+def _swing(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Time that runs to and fro between 0 and 1 at constant speed, float [T]."""
+    turns = rng.random() + np.linspace(0, rng.uniform(*SWINGS), frames)
+    return np.abs(2 * (turns % 1) - 1)
 
 
 def _named_object(rng: np.random.Generator, action: str, size: int, frames: int) -> Thing:
@@ -139,20 +155,26 @@ def _named_object(rng: np.random.Generator, action: str, size: int, frames: int)
     # The same bounds at every size, or a small object near the border would give away that it does not grow.
     low = outline.reach * largest + 1
     high = size - low
-    time = np.linspace(0, 1, frames)
-    stopped = np.full(frames, rng.random()), np.full(frames, rng.random()), np.full(frames, rng.random())
-    pair, backwards = divmod(ACTIONS.index(action), 2)
-    x = _straight(rng, low, high, time if pair == 0 else stopped[0])
-    y = _straight(rng, low, high, time if pair == 1 else stopped[1])
-    scale = smallest + (largest - smallest) * (time if pair == 2 else stopped[2])
-    if pair == 3:
+
+    def moment(of: str) -> np.ndarray:
+        return _swing(rng, frames) if action == of else np.full(frames, rng.random())
+
+    x = _places(rng, low, high, moment("sliding sideways"))
+    y = _places(rng, low, high, moment("bouncing up and down"))
+    scale = smallest + (largest - smallest) * moment("growing and shrinking")
+    tilt = TILT * (2 * moment("rocking") - 1)
+    if action == "circling":
         radius = rng.uniform(*TRAVEL) * (high - low) / 2
-        angle = 2 * np.pi * (time + rng.random())  # y points down, so a growing angle goes clockwise on screen
+        angle = 2 * np.pi * (np.linspace(0, 1, frames) * rng.choice([-1, 1]) + rng.random())
         x = rng.uniform(low + radius, high - radius) + radius * np.cos(angle)
         y = rng.uniform(low + radius, high - radius) + radius * np.sin(angle)
-    if backwards:
-        x, y, scale = x[::-1], y[::-1], scale[::-1]
-    tilt = rng.uniform(-0.35, 0.35)
+    elif action == "shaking":
+        x = np.clip(x + rng.uniform(-SHAKE, SHAKE, frames) * size, low, high)
+        y = np.clip(y + rng.uniform(-SHAKE, SHAKE, frames) * size, low, high)
+    elif action == "jumping around":
+        place = np.arange(frames) * JUMPS // frames
+        x = np.array([_places(rng, low, high, rng.random()) for _ in range(JUMPS)])[place]
+        y = np.array([_places(rng, low, high, rng.random()) for _ in range(JUMPS)])[place]
     return Thing(shape, colour, tilt, _tint(rng, colour), x, y, scale)
 
 
@@ -167,5 +189,5 @@ def _distractor(rng: np.random.Generator, named_colour: str, size: int, frames: 
     path = start[:, None] + speed * np.array([[np.cos(angle)], [np.sin(angle)]]) * np.arange(frames)
     span = high - low
     x, y = low + span - np.abs((path - low) % (2 * span) - span)  # a triangle wave: the path folded at the border
-    tilt = rng.uniform(-np.pi, np.pi)
+    tilt = np.full(frames, rng.uniform(-np.pi, np.pi))
     return Thing(shape, colour, tilt, _tint(rng, colour), x, y, np.full(frames, scale))

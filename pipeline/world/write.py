@@ -23,8 +23,9 @@ import av
 import numpy as np
 
 from pipeline.world.scene import render, sample_scene
+from schemas.errors import UserError
 
-GENERATOR = 1
+GENERATOR = 2
 """Version of the drawing; a folder of another one is refused, not mixed."""
 
 
@@ -108,7 +109,7 @@ def _keep_plan(path: Path, plan: dict[str, Any]) -> None:
         _rename_when_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     elif path.read_text(encoding="utf-8") != text:
         found = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-        raise ValueError(
+        raise UserError(
             f"{path} is of another world: it was made with {found}, asked for now is {plan['arguments']}. "
             "Choose another folder, or remove this one."
         )

@@ -10,6 +10,7 @@ import pytest
 from pipeline.world import load_truth, write_world
 from pipeline.world.scene import ACTIONS, render, sample_scene
 from pipeline.world.write import decode_mp4
+from schemas.errors import UserError
 
 SMALL = {"videos": 10, "seed": 5, "test_share": 0.2, "size": 64, "frames": 8, "fps": 8}
 
@@ -69,6 +70,6 @@ def test_a_second_call_makes_only_what_is_missing(tmp_path):
 
 def test_another_world_in_the_same_folder_is_refused(world):
     before = digest(world)
-    with pytest.raises(ValueError, match="another world"):
+    with pytest.raises(UserError, match="another world"):
         write_world(world, **{**SMALL, "seed": 6}, workers=1)
     assert digest(world) == before
