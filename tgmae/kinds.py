@@ -23,9 +23,12 @@ Curves = dict[str, list[tuple[int, float]]]  # kind of mask -> (update, loss)
 
 
 def variants(experiment: Experiment, epochs: int) -> dict[str, Experiment]:
-    """The experiment with each kind of mask and the guide it needs, as a masked autoencoder alone."""
+    """The experiment with each kind of mask and the guide it needs, as a masked autoencoder alone.
+
+    Pixels as they are: early on, the loss then says how hard what each mask hides is to predict.
+    """
     return {kind: _changed(experiment, f"mask-{kind}", guide, mask={"kind": kind, "text_share": (1.0, 1.0)},
-                           objective={"reconstruction": 1.0, "contrastive": 0.0},
+                           objective={"reconstruction": 1.0, "contrastive": 0.0, "norm_pixels": False},
                            optim={"epochs": epochs, "warmup_epochs": 0.5 * epochs})
             for kind, guide in GUIDES.items()}  # fmt: skip
 
@@ -51,4 +54,6 @@ def train_all(experiment: Experiment, epochs: int, say: Callable[[str], None] = 
 def picture(curves: Curves, folder: Path) -> Picture:
     last = ", ".join(f"{kind} {points[-1][1]:.4f}" for kind, points in curves.items())
     save_png(folder / "masks.png", loss_curve(curves, title="loss by kind of mask"))
-    return Picture("masks.png", f"Loss of a short pretraining with each kind of mask; at its end: {last}.")
+    return Picture(
+        "masks.png", f"Loss on plain pixels of a short pretraining with each kind of mask; at its end: {last}."
+    )
