@@ -54,6 +54,5 @@ def train_all(experiment: Experiment, epochs: int, say: Callable[[str], None] = 
 def picture(curves: Curves, folder: Path) -> Picture:
     last = ", ".join(f"{kind} {points[-1][1]:.4f}" for kind, points in curves.items())
     save_png(folder / "masks.png", loss_curve(curves, title="loss by kind of mask"))
-    return Picture(
-        "masks.png", f"Loss on plain pixels of a short pretraining with each kind of mask; at its end: {last}."
-    )
+    said = f"Loss on plain pixels of a short pretraining with each kind of mask; at its end: {last}."
+    return Picture("masks.png", said)
