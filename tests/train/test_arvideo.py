@@ -23,6 +23,7 @@ from schemas.workspace import Workspace
 from train.arvideo import ARVideoModel, CrossAttention, cut, draw, kept_tokens
 from train.cubes import cubes_from_clip
 from train.losses import reconstruction_loss
+from train.metrics import read
 from train.model import Classifier, VideoMAEConfig
 from train.objective import Objective, build_model
 from train.pretrain import MODEL, run_pretrain
@@ -273,3 +274,20 @@ def test_a_run_pretrains_and_its_encoder_is_probed(small: Callable[..., Experime
     assert run_probe(experiment).counts["test"] > 0
     changed = arvideo(small, mask={"ratio": 0.9})
     assert run_pretrain(changed) == read_record(folder)  # masks are not read: nothing to do again
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(small: Callable[..., Experiment]) -> None:
+    """torchrun with gloo: the loss curve of one process, to rounding."""
+    changes: dict[str, Any] = {
+        "objective": {"kind": "arvideo"}, "arvideo": {"cluster": (1, 2, 2), "drop": 0.5, "decoder_dim": 32,
+                                                      "decoder_depth": 1, "decoder_heads": 2},
+        "guide": "none", "mask": {"kind": "tube"}, "optim": {"batch_size": 8, "epochs": 3},
+    }  # fmt: skip
+    curves = []
+    for processes in (1, 2):
+        run = small(**changes, name=f"on-{processes}", pretrain={"processes": processes})
+        run_pretrain(run)
+        lines = read(Workspace(Path(run.workspace)).run(run.name) / "metrics.jsonl")
+        curves.append([line["loss"] for line in lines])
+    assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=1e-4)
