@@ -32,7 +32,7 @@ bench: $(READY) ## run every program in bench/
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
 
-world-table: $(READY) ## masks compared on the embedded world, three seeds each: about half an hour
+world-table: $(READY) ## masks compared on the embedded world, three seeds each, in under half an hour
 	$(BIN)/tgmae world work/world/videos
 	$(BIN)/tgmae sweep configs/world/tube.toml configs/world/text.toml configs/world/text_contrastive.toml --seeds 3
 	$(BIN)/tgmae table work/world/workspace

@@ -140,3 +140,8 @@ def test_transfer_starts_from_a_run_that_a_file_makes(name: str) -> None:
     assert run.model.init in made
     wanted = ("probe", "retrieve") if name.startswith("table3") else ("finetune", "probe")
     assert run.stages == wanted
+
+
+@pytest.mark.parametrize("path", sorted([*PAPER.parent.glob("*.toml"), *(PAPER.parent / "world").glob("*.toml")]))
+def test_the_other_configs_load(path: Path) -> None:
+    assert load_experiment(path).workspace.startswith("work/")

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.paper import FT, LP, R1, R5, TABLES, Row
@@ -27,6 +30,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its 
     "k-NN": ("probe", "top1_knn"),
     R1: ("retrieve", "r@1"),
     R5: ("retrieve", "r@5"),
+    "text to video R@5": ("retrieve", "text_to_video_r@5"),
 }
 ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/resume.py)
 Group = list[Result]
@@ -111,8 +115,12 @@ def _check_alike(name: str, group: Group) -> None:
 
 
 def _recipe(result: Result) -> str:
-    """What a result is of, seeds and names aside."""
-    config: dict[str, Any] = json.loads(json.dumps(result.experiment))
+    """What a result is of, seeds and names aside; keys that came with a later version at their defaults."""
+    try:
+        experiment = Experiment.model_validate(result.experiment).model_dump(mode="json")
+    except ValidationError:  # of a version whose keys are no longer known: as it stands
+        experiment = result.experiment
+    config: dict[str, Any] = json.loads(json.dumps(experiment))
     for section in SEEDED:
         config[section].pop("seed")
     for key in ("name", "workspace", "stages"):

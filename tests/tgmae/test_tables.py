@@ -1,5 +1,6 @@
 """Tables of results: the right cell, the mean over seeds, nothing mixed that is not alike."""
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,17 @@ def test_runs_of_different_configs_are_not_averaged(tmp_path: Path, change: dict
     leave(tmp_path, seeded("text", 1, **change), "probe", top1=0.2)
     with pytest.raises(UserError, match="different configs or data"):
         run_table(find_results([tmp_path]))
+
+
+def test_a_key_that_came_later_is_at_its_default(tmp_path: Path) -> None:
+    """One seed was run before an upgrade that brought a new option, the other after it."""
+    for seed in range(2):
+        leave(tmp_path, seeded("text", seed), "probe", top1=0.1 * seed)
+    older = tmp_path / "text-s0" / "probe" / "result.json"
+    content = json.loads(older.read_bytes())
+    del content["experiment"]["mask"]["text_share"]
+    older.write_text(json.dumps(content))
+    assert "(2)" in run_table(find_results([tmp_path]))
 
 
 def test_one_seed_counts_once(tmp_path: Path) -> None:
