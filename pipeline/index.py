@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline.budget import exceeds_budget
 from pipeline.datasets import FORMATS, Entry, Listing, Source
-from pipeline.datasets.entry import STAGE, BadRow
+from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.probe import VideoFacts, probe
 from pipeline.processes import ProcessDied, map_processes
 from pipeline.specs import index_spec
@@ -48,7 +48,7 @@ def run_index(experiment: Experiment) -> StageRecord:
     """Probes every video of the data folder and writes manifest.parquet, failures.parquet and stage.json.
 
     Returns the record that is there when nothing has changed.
-    Raises UserError: no such folder, no videos, the list is not usable, a video is listed twice, too many fail.
+    Raises UserError: no such folder, no videos, the list is not usable, a video is listed as two things, too many fail.
     """
     started = time.perf_counter()
     spec = index_spec(experiment)
@@ -69,7 +69,7 @@ def run_index(experiment: Experiment) -> StageRecord:
         print(f"index: passed over {_counted(listing.ignored)}", file=sys.stderr)
     if not listing.entries and not listing.failures:
         raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
-    _no_doubles(listing.entries)
+    _take_once(listing)
     parts = prepare(spec, record)
     facts = _probe_all(root, listing, parts, experiment)
     return _finish(spec, listing, facts, started)
@@ -94,9 +94,15 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
 
     def check() -> None:
         if exceeds_budget(failed, total, experiment.max_failures):
+            missing = sum(row["error"] == MissingFile.__name__ for row in listing.failures)
+            guess = (
+                f"{missing} are not there: is {root} (index.data) their folder?"
+                if missing > total / 2
+                else "Is this the right folder and format?"
+            )
             raise UserError(
                 f"index: {failed} of {total} videos failed, more than max_failures = {experiment.max_failures!r} "
-                f"allows. {_first(reasons)} Is this the right folder and format? Set max_failures higher to go on"
+                f"allows. {_first(reasons)} {guess} Set max_failures higher to go on"
             )
 
     check()
@@ -222,19 +228,35 @@ def class_names(rows: list[Row], listing: Listing) -> list[str]:
     return [names.get(number) or str(number) for number in range(max(names, default=-1) + 1)]
 
 
-def _no_doubles(entries: list[Entry]) -> None:
-    names = Counter(entry.video_id for entry in entries)
-    doubles = [name for name, count in names.items() if count > 1]
+def _take_once(listing: Listing) -> None:
+    """Epic-Kitchens' own lists hold the same part with the same action twice: the second is a failure.
+
+    Raises UserError when a video is listed with two labels or in two splits.
+    """
+    taken: dict[str, Entry] = {}
+    doubles = []
+    for entry in listing.entries:
+        first = taken.setdefault(entry.video_id, entry)
+        if (first.label, first.split) != (entry.label, entry.split):
+            doubles.append(f"{entry.video_id} ({_described(first)}, then {_described(entry)})")
+        elif first is not entry:
+            listing.fail(entry.video_id, ListedTwice("is listed more than once, alike: taken once"))
     if doubles:
         raise UserError(
             f"{len(doubles)} videos are listed more than once, the first: {', '.join(doubles[:SHOWN])}. "
-            "A video has one label; parts of one video need start and end"
+            "A video has one label and one split; parts of one video need start and end"
         )
+    listing.entries = [*taken.values()]
     keys: dict[str, str] = {}
-    for name in names:
+    for name in taken:
         other = keys.setdefault(video_key(name), name)
         if other != name:
             raise UserError(f"{name} and {other} have the same key: rename one of them")
+
+
+def _described(entry: Entry) -> str:
+    label = "no label" if entry.label is None else f"label {entry.label_text or entry.label}"
+    return f"{label} in {entry.split}" if entry.split else label
 
 
 def _counted(kinds: Counter[str]) -> str:

@@ -28,9 +28,11 @@ def index_spec(experiment: Experiment) -> StageSpec:
     if not data.is_dir():
         raise UserError(f"index.data: {data} is not a folder")
     inputs = {"files": _listing_digest(data)}
-    if index.format == "csv":
-        if not index.list:
-            raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
+    if index.format == "csv" and not index.list:
+        raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
+    if index.list:
+        if index.format not in ("csv", "epic55"):
+            raise UserError(f"index.list is for the formats csv and epic55; {index.format!r} reads index.annotations")
         if not Path(index.list).is_file():
             raise UserError(f"index.list: {index.list} is not a file")
         inputs["list"] = sha256_file(Path(index.list))
@@ -41,7 +43,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
         inputs["annotations"] = _listing_digest(Path(index.annotations))
     if index.format in ("ucf101", "hmdb51"):
         config["split"] = index.split
-    if index.format == "epic55":
+    if index.format == "epic55" and not index.list:
         config["val_participants"] = list(index.val_participants)
     return StageSpec(
         stage="index",

@@ -42,11 +42,10 @@ class Index(Section):
     format: Literal[
         "folder", "csv", "files", "ssv2", "kinetics", "videomae", "ucf101", "hmdb51", "diving48", "epic55", "epic100"
     ] = "folder"
-    list: str = ""  # csv: the list; relative paths in it are under `data`
+    list: str = ""  # csv: the list, its paths relative to `data`; epic55: what is for validation (docs/datasets.md)
     annotations: str = ""  # folder of the dataset's own annotation files (docs/datasets.md); "": `data`
     split: Annotated[int, Field(ge=1, le=3)] = 1  # official split of UCF101 and HMDB51
-    # Epic-Kitchens 55: whose videos are for validation, as in Baradel et al. 2018.
-    val_participants: tuple[str, ...] = ("P26", "P27", "P28", "P29", "P30", "P31")
+    val_participants: tuple[str, ...] = ("P26", "P27", "P28", "P29", "P30", "P31")  # epic55's, if there is no list
     workers: NotNegative = 0  # processes that probe; 0: one a core
 
 

@@ -85,15 +85,19 @@ def index(
     format: Annotated[
         str | None, typer.Option(help="folder, csv, files, ssv2, kinetics, videomae, ucf101, hmdb51, diving48, ...")
     ] = None,
-    list: Annotated[Path | None, typer.Option(help="The csv file: path,label[,start,end,text,split].")] = None,
+    list: Annotated[
+        Path | None, typer.Option(help="csv: path,label[,start,end,text,split]. epic55: what is for validation.")
+    ] = None,
     annotations: Annotated[Path | None, typer.Option(help="Folder of the dataset's own annotation files.")] = None,
+    split: Annotated[int | None, typer.Option(help="Official split of ucf101 and hmdb51: 1, 2 or 3.")] = None,
     max_failures: Budget = None,
     config: Config = None,
     set: Set = None,
 ) -> None:
     """Find the videos, probe each with a real decoder, write the manifest."""
     given = {"workspace": out, "index__data": data, "index__format": format, "index__list": list}
-    _run("index", _experiment(config, set, **given, index__annotations=annotations, max_failures=max_failures))
+    given |= {"index__annotations": annotations, "max_failures": max_failures}
+    _run("index", _experiment(config, set, **given, index__split=split))
 
 
 @app.command()

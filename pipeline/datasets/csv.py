@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.entry import BadName, BadRow, Entry, Listing, OutsideRoot, check_path, printable
+from pipeline.datasets.entry import MOST_CLASSES, BadRow, Entry, Listing, check_path, printable, within
 from pipeline.datasets.folder import SPLITS
 from pipeline.datasets.listed import Source
 from pipeline.video import VideoError
 from schemas.errors import UserError
 
 REQUIRED = ("path", "label")
-LARGEST = 2**31 - 1  # of a class index
 
 
 def list_csv(source: Source) -> Listing:
@@ -34,15 +32,16 @@ def list_csv(source: Source) -> Listing:
         raise UserError(f"{list_path} lists no videos: it has a header and nothing else")
     given = {row["label"] for _, row in rows if row.get("label")}
     indices = all(re.fullmatch(r"[0-9]+", label) for label in given)
-    if indices and any(int(label) > LARGEST for label in given):
-        raise UserError(f"{list_path}: label {max(given, key=int)} is too large for a class index")
+    large = [label for label in given if len(label) > 9 or int(label) >= MOST_CLASSES] if indices else []
+    if large:
+        raise UserError(f"{list_path}: label {max(large, key=len)[:40]} is too large for a class index")
     labels = {name: int(name) if indices else number for number, name in enumerate(sorted(given))}
     for line, row in rows:
         try:
             listing.entries.append(_entry(root, row, labels, named=not indices))
         except VideoError as error:
-            reason = type(error)(f"{list_path.name} line {line}: {error}")
-            listing.fail(row.get("path") or f"{list_path.name} line {line}", reason)
+            place = f"{list_path.name} line {line}"
+            listing.fail(row.get("path") or place, error, place)
     return listing
 
 
@@ -80,14 +79,8 @@ def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bo
         raise BadRow(row["fault"])
     if not row["path"]:
         raise BadRow("the path is empty")
-    given = os.path.join(root, row["path"])  # an absolute path stays as it is
-    path = Path(os.path.relpath(os.path.normpath(given), root)).as_posix()
-    if path.split("/")[0] == "..":
-        raise OutsideRoot(f"leads out of the data folder {root}")
+    path = within(root, row["path"])
     check_path(root, path)
-    for column in ("label", "text"):
-        if printable(row.get(column, "")) != row.get(column, ""):
-            raise BadName(f"the {column} is not UTF-8: {printable(row[column])!r}")
     start, end = (_seconds(row.get(column, ""), column) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise BadRow(f"end {end:g} s is not after start {start or 0:g} s")

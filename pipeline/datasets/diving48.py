@@ -24,9 +24,8 @@ def list_diving48(source: Source) -> Listing:
                 listing.entries.append(_entry(found, item, listing.classes, split))
             except VideoError as error:
                 name = item.get("vid_name") if isinstance(item, dict) else None
-                listing.fail(
-                    str(name or f"{path.name} item {number}"), type(error)(f"{path.name} item {number}: {error}")
-                )
+                place = f"{path.name} item {number}"
+                listing.fail(str(name or place), error, place)
     found.close()
     return listing
 

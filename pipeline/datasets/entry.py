@@ -14,6 +14,7 @@ from pipeline.video import UnreadableFile, VideoError
 from schemas.tables import failure
 
 STAGE = "index"
+MOST_CLASSES = 100_000  # a class index is below this: classes.json names every number up to the largest
 
 # By its name a file is a video or it is not; what lies in folders beside videos is not tried.
 # A csv names its files itself: there any extension goes.
@@ -39,6 +40,10 @@ class BadRow(VideoError):
     """A line of a list that does not say what it should."""
 
 
+class ListedTwice(VideoError):
+    """The same video, or part of one, with the same label and split as before."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One video or segment as its list names it; nothing of it has been opened yet."""
@@ -50,6 +55,11 @@ class Entry:
     start: float | None = None  # seconds
     end: float | None = None
     text: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("label", self.label_text), ("text", self.text)):
+            if value is not None and printable(value) != value:
+                raise BadName(f"the {what} is not UTF-8: {printable(value)!r}")
 
     @property
     def video_id(self) -> str:
@@ -69,8 +79,10 @@ class Listing:
     classes: list[str] = field(default_factory=list)  # names by label, where the dataset says them
     groups: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # Epic-Kitchens' verbs and nouns
 
-    def fail(self, name: str, error: VideoError) -> None:
-        self.failures.append(failure(printable(name), STAGE, error))
+    def fail(self, name: str, error: VideoError, place: str = "") -> None:
+        """`place` is where a list names it, such as "train.csv line 7"."""
+        message = printable(f"{place}: {error}" if place else str(error))
+        self.failures.append(failure(printable(name), STAGE, type(error)(message)))
 
 
 def videos(root: Path, listing: Listing) -> Iterator[str]:
@@ -107,6 +119,19 @@ def videos(root: Path, listing: Listing) -> Iterator[str]:
             yield path
 
 
+def within(root: Path, name: str) -> str:
+    """The posix path under `root` (resolved) of a file that a list names, relative to it or in full.
+
+    Raises OutsideRoot. A full path may reach the root through links: a list often says /data where that is a link.
+    """
+    if os.path.isabs(name):
+        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+    path = Path(os.path.relpath(os.path.normpath(os.path.join(root, name)), root)).as_posix()
+    if path.split("/")[0] == "..":
+        raise OutsideRoot(f"leads out of the data folder {root}")
+    return path
+
+
 def check_path(root: Path, path: str) -> None:
     """Raises VideoError unless `path` names a file within `root` (resolved) in characters that tables can hold."""
     if printable(path) != path:
@@ -122,7 +147,10 @@ def check_path(root: Path, path: str) -> None:
 
 def printable(name: str) -> str:
     r"""The name with bytes that are not UTF-8 written as \xNN; any other name as it is."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _seconds(value: float) -> str:

@@ -1,13 +1,13 @@
 """`hmdb51`: HMDB51 by its files CLASS_test_splitN.txt of the official split N (index.split): `NAME.avi FLAG`.
 
-Flag 1 is training, 2 test, 0 neither. Classes are in alphabetical order.
+Flag 1 is training, 2 test, 0 neither: such a video need not be there. Classes are in alphabetical order.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from pipeline.datasets.entry import BadRow, Entry, Listing
+from pipeline.datasets.entry import BadRow, Entry, Listing, MissingFile
 from pipeline.datasets.listed import Source, Videos, read_lines
 from pipeline.video import VideoError
 from schemas.errors import UserError
@@ -33,10 +33,11 @@ def list_hmdb51(source: Source) -> Listing:
             try:
                 if flag not in SPLITS or not video.strip():
                     raise BadRow(f"expected a file and 0, 1 or 2, got {line!r}")
-                taken = found.take(PurePosixPath(video.strip()).stem, folder=name)
+                taken = found.take(PurePosixPath(video.strip()).stem, folder=name, others=listing.classes)
                 if SPLITS[flag]:
                     listing.entries.append(Entry(taken, number, name, SPLITS[flag]))
             except VideoError as error:
-                listing.fail(video.strip() or place, type(error)(f"{place}: {error}"))
+                if flag != "0" or not isinstance(error, MissingFile):
+                    listing.fail(video.strip() or place, error, place)
     found.close()
     return listing

@@ -26,7 +26,8 @@ def list_kinetics(source: Source) -> Listing:
             f"kinetics: no train.csv (or *_train.csv) in {source.notes} or a folder in it: set index.annotations to "
             "the folder of the official csv files (docs/datasets.md)"
         )
-    rows = {split: list(read_table(path, *COLUMNS)) for split, path in lists.items()}
+    rows = {split: list(read_table(path, *COLUMNS, *(["label"] if split != "test" else [])))
+            for split, path in lists.items()}  # fmt: skip
     listing.classes = sorted({row["label"] for _, row in rows["train"] if row.get("label")})
     numbers = {name: number for number, name in enumerate(listing.classes)}
     for split, listed in rows.items():
@@ -34,7 +35,7 @@ def list_kinetics(source: Source) -> Listing:
             try:
                 listing.entries.append(_entry(found, row, numbers, split))
             except VideoError as error:
-                listing.fail(row["youtube_id"] or place, type(error)(f"{place}: {error}"))
+                listing.fail(row["youtube_id"] or place, error, place)
     found.close()
     return listing
 
@@ -42,9 +43,12 @@ def list_kinetics(source: Source) -> Listing:
 def _list(source: Source, words: tuple[str, ...]) -> Path | None:
     for word in words:
         exact = source.look(f"{word}.csv")
-        others = [*source.notes.glob(f"*_{word}.csv"), *source.notes.glob(f"*/*_{word}.csv")]
+        others = sorted({*source.notes.glob(f"*_{word}.csv"), *source.notes.glob(f"*/*_{word}.csv")})
+        if exact is None and len(others) > 1:
+            names = ", ".join(str(path.relative_to(source.notes)) for path in others[:3])
+            raise UserError(f"kinetics: {source.notes} has {names}: set index.annotations to a folder of one version")
         if exact or others:
-            return exact or min(others)
+            return exact or others[0]
     return None
 
 
@@ -54,8 +58,10 @@ def _entry(found: Videos, row: dict[str, str], numbers: dict[str, int], split: s
         raise BadRow("no youtube_id")
     start, end = (whole(row[column].removesuffix(".0"), column) for column in ("time_start", "time_end"))
     path = found.take(f"{identity}_{start:06d}_{end:06d}", f"{identity}_{start}_{end}", identity, folder=name or None)
-    if not name:
+    if not name and split == "test":
         return Entry(path, split=split)
+    if not name:
+        raise BadRow("no label")
     if name not in numbers:
         raise BadRow(f"the label {name!r} is no class of the training list")
     return Entry(path, numbers[name], name, split)

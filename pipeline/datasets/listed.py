@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class Source:
     """Where a listing comes from: `index` of the config, its paths resolved."""
 
     root: Path  # of the videos
-    list: Path | None = None
+    list: Path | None = None  # of csv; of epic55, what is for validation
     annotations: Path | None = None  # folder; None: the root
     split: int = 1  # of UCF101 and HMDB51
     val_participants: tuple[str, ...] = ()  # of Epic-Kitchens 55
@@ -59,17 +60,18 @@ class Videos:
             self._by_stem[Path(path).stem].append(path)
         self._used: set[str] = set()
 
-    def take(self, *stems: str, folder: str | None = None) -> str:
+    def take(self, *stems: str, folder: str | None = None, others: Collection[str] = ()) -> str:
         """The path of the first of these names that is there; of several files, the one in `folder`.
 
-        Spaces and underscores in the folder's name are the same. Raises MissingFile, and BadRow when several files
-        have the name and the folder does not tell them apart.
+        Spaces and underscores in the folder's name are the same. A file in one of the `others` is another video of
+        the same name. Raises MissingFile, and BadRow when several files have the name and the folder does not tell
+        them apart.
         """
         for stem in stems:
             paths = self._by_stem.get(stem, [])
-            if len(paths) > 1 and folder is not None:
-                wanted = folder.replace(" ", "_")
-                paths = [path for path in paths if Path(path).parent.name.replace(" ", "_") == wanted] or paths
+            if folder is not None:
+                wanted = [path for path in paths if _folder(path) == folder.replace(" ", "_")]
+                paths = wanted or [path for path in paths if _folder(path) not in others]
             if len(paths) > 1:
                 raise BadRow(f"several files are called {stem}: {', '.join(paths[:3])}")
             if paths:
@@ -89,10 +91,14 @@ class Videos:
         self._listing.extra = sorted(every - self._used)
 
 
+def _folder(path: str) -> str:
+    return Path(path).parent.name.replace(" ", "_")
+
+
 def read_json(path: Path, kind: type) -> Any:
     """Raises UserError when the file does not hold a JSON value of this type."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):
@@ -121,17 +127,16 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at odd characters of file names
         if line.strip():
             yield f"{path.name} line {number}", line.strip()
 
 
-def whole(text: str, what: str, *, least: int = 0, most: int = 2**31 - 1) -> int:
-    """Raises BadRow unless the text is a whole number between these."""
-    try:
-        value = int(text)
-    except (TypeError, ValueError):
-        raise BadRow(f"the {what} {printable(str(text))!r} is not a whole number") from None
+def whole(text: str | int, what: str, *, least: int = 0, most: int = 2**31 - 1) -> int:
+    """Raises BadRow unless the text is a whole number between these, in plain digits."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", str(text).strip()):
+        raise BadRow(f"the {what} {printable(str(text))[:80]!r} is not a whole number")
+    value = int(text)
     if not least <= value <= most:
         raise BadRow(f"the {what} {value} is not between {least} and {most}")
     return value

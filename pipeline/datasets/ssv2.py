@@ -21,7 +21,10 @@ def list_ssv2(source: Source) -> Listing:
     listing = Listing()
     found = Videos(source, listing)
     path = source.find(f"{PREFIX}labels.json", "labels.json", what="ssv2")
-    labels = {name: int(number) for name, number in read_json(path, dict).items() if str(number).isdigit()}
+    try:
+        labels = {name: whole(number, f"number of {name!r},") for name, number in read_json(path, dict).items()}
+    except BadRow as error:
+        raise UserError(f"{path}: {error}; expected such as {{'Closing something': '7'}}") from error
     if sorted(labels.values()) != list(range(len(labels))):
         raise UserError(f"{path}: classes are not numbered 0 to {len(labels) - 1}")
     listing.classes = sorted(labels, key=labels.__getitem__)
@@ -34,7 +37,7 @@ def list_ssv2(source: Source) -> Listing:
                 listing.entries.append(_entry(found, item, labels, split))
             except VideoError as error:
                 identity = item.get("id", place) if isinstance(item, dict) else place
-                listing.fail(str(identity), type(error)(f"{place}: {error}"))
+                listing.fail(str(identity), error, place)
     found.close()
     return listing
 

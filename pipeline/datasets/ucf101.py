@@ -17,9 +17,10 @@ def list_ucf101(source: Source) -> Listing:
     numbers: dict[str, int] = {}
     for place, line in read_lines(path):
         number, _, name = line.partition(" ")
-        if not number.isdigit() or not name.strip():
-            raise UserError(f"{place} of {path.parent}: expected a number and a class, such as '1 ApplyEyeMakeup'")
-        numbers[name.strip()] = int(number) - 1
+        try:
+            numbers[name.strip()] = whole(number, "class", least=1) - 1
+        except BadRow as error:
+            raise UserError(f"{path.parent}/{place}: {error}; expected such as '1 ApplyEyeMakeup'") from error
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise UserError(f"{path}: classes are not numbered 1 to {len(numbers)}")
     listing.classes = sorted(numbers, key=numbers.__getitem__)
@@ -30,7 +31,7 @@ def list_ucf101(source: Source) -> Listing:
             try:
                 listing.entries.append(_entry(found, PurePosixPath(name), label.strip(), numbers, split))
             except VideoError as error:
-                listing.fail(name, type(error)(f"{place}: {error}"))
+                listing.fail(name, error, place)
     found.close()
     return listing
 

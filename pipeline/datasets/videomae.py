@@ -1,15 +1,14 @@
 """`videomae`: the lists of VideoMAE's code, {train,val,test}.csv of lines `PATH LABEL`, without a header.
 
-Separated by a comma, a tab or the last space, so a path may hold spaces. A test list equal to the validation list,
-as VideoMAE's are, is passed over.
+Separated by a comma, a tab or the last space, so a path may hold spaces and commas. A test list of the validation
+list's lines, as VideoMAE's are, is passed over.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import re
 
-from pipeline.datasets.entry import BadRow, Entry, Listing, OutsideRoot
+from pipeline.datasets.entry import MOST_CLASSES, BadRow, Entry, Listing, printable, within
 from pipeline.datasets.listed import Source, Videos, read_lines, whole
 from pipeline.video import VideoError
 from schemas.errors import UserError
@@ -24,7 +23,7 @@ def list_videomae(source: Source) -> Listing:
              if (path := source.look(f"{split}.csv")) is not None}  # fmt: skip
     if not lists:
         raise UserError(f"videomae: no train.csv, val.csv or test.csv in {source.notes} (index.annotations)")
-    if [text for _, text in lists.get("test", [])] == [text for _, text in lists.get("val", [])]:
+    if {text for _, text in lists.get("test", [])} == {text for _, text in lists.get("val", [])}:
         lists.pop("test", None)
     for split, lines in lists.items():
         _refuse_other_lists(split, lines)
@@ -32,34 +31,27 @@ def list_videomae(source: Source) -> Listing:
             name = text
             try:
                 name, label = _cut(text)
-                listing.entries.append(Entry(found.at(_inside(source.root, name)), whole(label, "label"), split=split))
+                number = whole(label, "label", most=MOST_CLASSES - 1)
+                listing.entries.append(Entry(found.at(within(source.root, name)), number, split=split))
             except VideoError as error:
-                listing.fail(name, type(error)(f"{place}: {error}"))
+                listing.fail(name, error, place)
     found.close()
     return listing
 
 
 def _cut(text: str) -> tuple[str, str]:
-    for separator in ("\t", ",", " "):
-        path, found, label = text.rpartition(separator)
-        if found:
-            return path.strip(), label.strip()
-    raise BadRow("expected a path and a label, separated by a space, a comma or a tab")
-
-
-def _inside(root: Path, name: str) -> str:
-    path = Path(os.path.relpath(os.path.normpath(os.path.join(root, name)), root)).as_posix()
-    if path.split("/")[0] == "..":
-        raise OutsideRoot(f"leads out of the data folder {root}")
-    return path
+    """The path and the label: what follows the last separator, if it is a number."""
+    found = re.fullmatch(r"(.+?)[\t, ]+(-?[0-9]+)", text)
+    if found is None:
+        raise BadRow(f"{text!r}: expected a path and a whole number, separated by a space, a comma or a tab")
+    return found[1], found[2]
 
 
 def _refuse_other_lists(split: str, lines: list[Line]) -> None:
-    """VideoMAE V2's lists for pretraining, `PATH START FRAMES`, look alike, and their last number is no class."""
-    words = [text.split() for _, text in lines[:100]]
-    if words and all(len(each) == 3 and each[1].lstrip("-").isdigit() and each[2].lstrip("-").isdigit()
-                     for each in words):  # fmt: skip
+    """Lists with a number more, of VideoMAE V2 and others, look alike, and their last number need not be a class."""
+    if lines and all(re.fullmatch(r"[^\s,]+([\s,]+-?[0-9]+){2}", text) for _, text in lines[:100]):
         raise UserError(
-            f"{split}.csv has lines of three fields, such as {lines[0][1]!r}: that is VideoMAE V2's pretraining list "
-            "(path, first frame, frames), which holds no labels. Use format 'files', or the lists for fine-tuning"
+            f"{split}.csv has lines of three fields, such as {printable(lines[0][1])!r}; expected a path and a label. "
+            "VideoMAE V2's pretraining list (path, first frame, frames) holds no labels: use format 'files'. "
+            "Of a list of path, frames and label, leave out the frames"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,7 @@ import pytest
 from pipeline.datasets import FORMATS, Listing, Source
 from pipeline.datasets.entry import Entry
 from schemas.errors import UserError
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root.resolve()
-
-
-def write(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
-
-def reasons(listing: Listing) -> dict[str, str]:
-    return {row["video_id"]: f"{row['error']}: {row['message']}" for row in listing.failures}
+from tests.pipeline.listings import reasons, touch, write
 
 
 def by_path(listing: Listing) -> dict[str, Entry]:
@@ -37,14 +20,14 @@ def by_path(listing: Listing) -> dict[str, Entry]:
 # Something-Something v2
 
 LABELS = {"Closing something": "1", "Approaching something with your camera": "0", "Moving something up": "2"}
-TRAIN = [
+TRAIN: list[dict[str, Any]] = [
     {"id": "78687", "label": "closing a box", "template": "Closing [something]", "placeholders": ["a box"]},
     {"id": "42326", "label": "moving a cup up", "template": "Moving [something] up", "placeholders": ["a cup"]},
     {"id": "9", "label": "x", "template": "Eating [something]", "placeholders": ["x"]},
     {"id": "404", "label": "closing a door", "template": "Closing [something]", "placeholders": ["a door"]},
     {"label": "no id"},
 ]
-VALIDATION = [{"id": "5", "label": "approaching a tree with your camera",
+VALIDATION: list[dict[str, Any]] = [{"id": "5", "label": "approaching a tree with your camera",
                "template": "Approaching [something] with your camera", "placeholders": ["a tree"]}]  # fmt: skip
 
 
@@ -108,23 +91,26 @@ def test_kinetics(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ", "])
 def test_videomae_lists(tmp_path: Path, separator: str) -> None:
-    root = touch(tmp_path / "v", "a b/c.mp4", "d.mp4", "e.mp4")
-    lines = [("a b/c.mp4", 3), (f"{tmp_path / 'v'}/d.mp4", 0), ("../out.mp4", 1), ("f.mp4", 1), ("e.mp4", "x")]
+    root = touch(tmp_path / "v", "a b/c, d.mp4", "d.mp4", "e.mp4", "g.mp4")
+    lines = [("a b/c, d.mp4", 3), (f"{tmp_path / 'v'}/d.mp4", 0), ("../out.mp4", 1), ("f.mp4", 1), ("e.mp4", "x")]
     write(tmp_path / "train.csv", "".join(f"{path}{separator}{label}\n" for path, label in lines))
-    write(tmp_path / "val.csv", f"e.mp4{separator}1\n")
-    write(tmp_path / "test.csv", f"e.mp4{separator}1\n")  # a copy, as people have it
+    write(tmp_path / "val.csv", f"e.mp4{separator}1\ng.mp4{separator}2\n")
+    write(tmp_path / "test.csv", f"g.mp4{separator}2\ne.mp4{separator}1\n")  # a copy, as people have it
     listing = FORMATS["videomae"](Source(root, annotations=tmp_path))
-    assert listing.entries == [Entry("a b/c.mp4", 3, split="train"), Entry("d.mp4", 0, split="train"),
-                               Entry("e.mp4", 1, split="val")]  # fmt: skip
+    assert listing.entries == [Entry("a b/c, d.mp4", 3, split="train"), Entry("d.mp4", 0, split="train"),
+                               Entry("e.mp4", 1, split="val"), Entry("g.mp4", 2, split="val")]  # fmt: skip
     told = reasons(listing)
     assert told["../out.mp4"].startswith("OutsideRoot: train.csv line 3")
-    assert told["f.mp4"].startswith("MissingFile") and "'x' is not a whole number" in told["e.mp4"]
+    assert told["f.mp4"].startswith("MissingFile")
+    (said,) = (reason for name, reason in told.items() if name.startswith("e.mp4"))
+    assert said.startswith("BadRow: train.csv line 5: ") and "expected a path and a whole number" in said
 
 
-def test_the_other_videomae_list_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["a.mp4 0 -1", "a.mp4,0,-1", "frames/a 1 58"])
+def test_the_other_videomae_list_is_refused(tmp_path: Path, line: str) -> None:
     root = touch(tmp_path / "v", "a.mp4")
-    write(tmp_path / "train.csv", "a.mp4 0 -1\n")
-    with pytest.raises(UserError, match="VideoMAE V2's pretraining list"):
+    write(tmp_path / "train.csv", f"{line}\n")
+    with pytest.raises(UserError, match=f"such as '{line}'; expected a path and a label. VideoMAE V2's pretraining"):
         FORMATS["videomae"](Source(root, annotations=tmp_path))
 
 
@@ -166,6 +152,19 @@ def test_hmdb51(tmp_path: Path) -> None:
     ]
     assert listing.classes == ["brush_hair", "clap"] and listing.extra == []
     assert any("expected a file and 0, 1 or 2" in reason for reason in reasons(listing).values())
+    unused = write(tmp_path / "splits" / "clap_test_split2.txt", "absent.avi 0 \n")
+    assert not FORMATS["hmdb51"](Source(root, annotations=unused.parent, split=2)).failures
+
+
+def test_hmdb51_takes_no_video_of_another_class_for_a_missing_one(tmp_path: Path) -> None:
+    root = touch(tmp_path / "v", "clap/a.avi")
+    write(tmp_path / "clap_test_split1.txt", "a.avi 1\n")
+    write(tmp_path / "wave_test_split1.txt", "a.avi 2\n")
+    listing = FORMATS["hmdb51"](Source(root, annotations=tmp_path))
+    assert listing.entries == [Entry("clap/a.avi", 0, "clap", "train")]
+    assert reasons(listing)["a.avi"].startswith("MissingFile: wave_test_split1.txt line 1: no video called a")
+    flat = touch(tmp_path / "flat", "a.avi")  # no folders of classes: there it is the one meant
+    assert FORMATS["hmdb51"](Source(flat, annotations=tmp_path)).entries[0] == Entry("a.avi", 0, "clap", "train")
 
 
 def test_diving48(tmp_path: Path) -> None:
@@ -219,6 +218,31 @@ def test_epic55(tmp_path: Path) -> None:
     assert any("verb_class 'x'" in reason for reason in told)
 
 
+@pytest.mark.parametrize(
+    "listed",
+    ["00002, P26_02, 0000000418, 0000000569, 003, 114, 0434\n3, P26_02, 1, 2, 4, 8, 1\n", "P26_02\n", "P26\n"],
+    ids=["RULSTM's validation.csv", "videos", "participants"],
+)
+def test_epic55_validates_on_what_a_list_names(tmp_path: Path, listed: str) -> None:
+    root = touch(tmp_path / "v", "P01_01.MP4", "P26_02.MP4")
+    write(tmp_path / "EPIC_train_action_labels.csv", epic(
+        """0,P01,P01_01,open door,00:00:00.14,00:00:03.37,8,202,open,3,door,8,"['door']",[8]""",
+        """2,P26,P26_02,open light,00:00:06.98,00:00:09.49,418,569,open,3,light,114,"['light']",[114]""",
+        """3,P26,P26_02,close door,00:00:09.49,00:00:16.98,418,569,close,4,door,8,"['door']",[8]""",
+    ))  # fmt: skip
+    path = write(tmp_path / "validation.csv", listed)
+    listing = FORMATS["epic55"](Source(root, path, tmp_path, val_participants=("P01",)))  # the list is what counts
+    assert [entry.split for entry in listing.entries] == ["train", "val", "val"]
+    write(path, listed + "P99_01\n")
+    with pytest.raises(UserError, match=r"validation\.csv line \d: 'P99_01' is no uid, video_id or participant_id"):
+        FORMATS["epic55"](Source(root, path, tmp_path))
+    write(path, "\n")
+    with pytest.raises(UserError, match="names nothing for validation"):
+        FORMATS["epic55"](Source(root, path, tmp_path))
+    with pytest.raises(UserError, match=r"index\.val_participants: none of P98, P99 is in"):
+        FORMATS["epic55"](Source(root, annotations=tmp_path, val_participants=("P99", "P98")))
+
+
 def test_epic100_has_a_validation_list_and_names_of_classes(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "P01/videos/P01_01.MP4", "P02/videos/P02_01.MP4")
     header = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"  # noqa: E501
@@ -232,28 +256,3 @@ def test_epic100_has_a_validation_list_and_names_of_classes(tmp_path: Path) -> N
         Entry("P02/videos/P02_01.MP4", 0, "take cup", "val", 0.14, 3.37, "pick up cup"),
     ]
     assert listing.groups["verb"]["names"] == ["take", "put"] and listing.groups["noun"]["names"] == ["0", "cup"]
-
-
-# What all of them refuse
-
-
-@pytest.mark.parametrize("name", ["ssv2", "kinetics", "videomae", "ucf101", "hmdb51", "diving48", "epic55", "epic100"])
-def test_missing_annotations_are_named(tmp_path: Path, name: str) -> None:
-    root = touch(tmp_path / "v", "a.mp4")
-    with pytest.raises(UserError, match=rf"{name}: no .*index\.annotations"):
-        FORMATS[name](Source(root))
-
-
-@pytest.mark.parametrize(("text", "said"), [("{", "cannot be read as JSON"), ("[]", "holds a list, expected a dict")])
-def test_broken_annotations_are_named(tmp_path: Path, text: str, said: str) -> None:
-    root = touch(tmp_path / "v", "a.mp4")
-    write(tmp_path / "labels.json", text)
-    with pytest.raises(UserError, match=said):
-        FORMATS["ssv2"](Source(root, annotations=tmp_path))
-
-
-def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
-    root = touch(tmp_path / "v", "a.mp4")
-    write(tmp_path / "train.csv", "a.mp4 0\n")
-    with pytest.raises(UserError, match="no column youtube_id, time_start, time_end; its first line is a.mp4 0"):
-        FORMATS["kinetics"](Source(root, annotations=tmp_path))

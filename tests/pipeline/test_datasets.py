@@ -10,23 +10,13 @@ import pytest
 from pipeline.datasets import FORMATS, Listing, Source
 from pipeline.datasets.entry import Entry
 from schemas.errors import UserError
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root.resolve()
+from tests.pipeline.listings import reasons, touch
 
 
 def csv(root: Path, text: str | bytes) -> Listing:
     path = root.parent / "list.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return FORMATS["csv"](Source(root.resolve(), path))
-
-
-def reasons(listing: Listing) -> dict[str, str]:
-    return {row["video_id"]: f"{row['error']}: {row['message']}" for row in listing.failures}
 
 
 @pytest.fixture
@@ -115,6 +105,11 @@ def test_csv_in_full(root: Path) -> None:
     ]  # fmt: skip
 
 
+def test_full_paths_may_lead_through_a_link_to_the_root(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(root)
+    assert csv(root, f"path,label\n{tmp_path}/alias/b/c.mp4,x\n").entries == [Entry("b/c.mp4", 0, "x")]
+
+
 def test_csv_of_class_indices(root: Path) -> None:
     assert csv(root, "path,label\na.mp4,7\nb/c.mp4,10\n").entries == [Entry("a.mp4", 7), Entry("b/c.mp4", 10)]
     texts = csv(root, "path,label\na.mp4,7\nb/c.mp4,x\n").entries
@@ -155,7 +150,8 @@ def test_bad_rows_fail_alone(root: Path, row: str, reason: str) -> None:
         ("path,label\n", "lists no videos"),
         ("path,label,label\na.mp4,1,2\n", "named twice"),
         ('path,label\n"a.mp4,1\n', "not csv"),
-        ("path,label\na.mp4,99999999999\n", "too large for a class index"),
+        ("path,label\na.mp4,100000\n", "label 100000 is too large for a class index"),
+        (f"path,label\na.mp4,{'9' * 5000}\n", "too large for a class index"),
     ],
 )
 def test_lists_that_are_no_lists(root: Path, text: str, reason: str) -> None:

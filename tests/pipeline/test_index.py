@@ -73,6 +73,7 @@ def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Pa
         "P01,a,open door,00:00:00.25,00:00:01.00,open,1,door,0\n"
         "P26,d,close door,00:00:00.00,00:00:01.50,close,0,door,0\n"
         "P01,gone,open door,00:00:00.25,00:00:01.00,open,1,door,0\n"
+        "P26,d,shut the door,00:00:00.00,00:00:01.50,close,0,door,0\n"  # twice, as the official list has two
     )
     asked = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes))
     record = run_index(asked)
@@ -89,13 +90,47 @@ def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Pa
                    "noun": {"names": ["door"], "of_class": [0, 0]}},
     }  # fmt: skip
     assert (manifest / "extra.txt").read_text() == "run/deep/b.mkv\nwalk/c.avi\n"
-    assert failures(tmp_path / "w")["gone 00:00:00.25"][0] == "MissingFile"
-    assert record.counts == {"done": 2, "failed": 1, "ignored": 1, "extra": 2}
+    assert {name: error for name, (error, _) in failures(tmp_path / "w").items()} == {
+        "gone 00:00:00.25": "MissingFile", "walk/d.mp4#0-1.5": "ListedTwice"
+    }  # fmt: skip
+    assert record.counts == {"done": 2, "failed": 2, "ignored": 1, "extra": 2}
     # The lists decide, too: a change in them makes the index anew.
     assert run_index(asked) == record
     other = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes),
                        val_participants=["P01"])  # fmt: skip
     assert run_index(other).fingerprint != record.fingerprint
+    held_out = tmp_path / "validation.csv"
+    held_out.write_text("P01\n")
+    listed = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes),
+                        list=str(held_out))  # fmt: skip
+    first = run_index(listed).fingerprint
+    assert {row["path"]: row["split"] for row in rows(tmp_path / "w")} == {"run/a.mp4": "val", "walk/d.mp4": "train"}
+    held_out.write_text("P26\n")
+    assert run_index(listed).fingerprint != first
+
+
+def test_odd_file_names_reach_the_manifest_as_they_are(tmp_path: Path) -> None:
+    """HMDB51's: they are handed to processes and decoders, never to a shell."""
+    names = ["#20_Rhythm_clap_u_nm_np1_fr_goo_0", "a;b (x)! &'$(touch y)%s", "-v ünï"]
+    video = write_video(tmp_path / "video.avi", frames=4, codec="mpeg4")
+    for name in names:
+        (tmp_path / "data" / "clap").mkdir(parents=True, exist_ok=True)
+        os.link(video, tmp_path / "data" / "clap" / f"{name}.avi")
+    lines = [f"{name}.avi {number % 2 + 1} \n" for number, name in enumerate(names)]
+    for number, flags in ((1, lines), (2, lines[:1])):
+        notes = tmp_path / "notes" / f"clap_test_split{number}.txt"
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text("".join(flags), encoding="utf-8")
+    options = {"format": "hmdb51", "annotations": str(tmp_path / "notes")}
+    run_index(experiment(tmp_path / "data", tmp_path / "w", **options))
+    assert {row["path"]: (row["label_text"], row["split"], row["frames"]) for row in rows(tmp_path / "w")} == {
+        f"clap/{name}.avi": ("clap", ("train", "test")[number % 2], 4) for number, name in enumerate(names)
+    }
+    run_index(experiment(tmp_path / "data", tmp_path / "w", **options, split=2))
+    assert [row["path"] for row in rows(tmp_path / "w")] == [f"clap/{names[0]}.avi"]
+    assert (tmp_path / "w" / "manifest" / "extra.txt").read_text(encoding="utf-8").splitlines() == sorted(
+        f"clap/{name}.avi" for name in names[1:]
+    )
 
 
 def test_two_runs_give_the_same_bytes_and_the_second_none(video_folder: Path, tmp_path: Path) -> None:
@@ -166,7 +201,12 @@ def test_what_cannot_be_indexed_is_said(video_folder: Path, tmp_path: Path) -> N
     assert "lies in the data folder" in said(video_folder, video_folder / "work")
     listing = tmp_path / "list.csv"
     listing.write_text("path,label\nrun/a.mp4,x\n./run/a.mp4,y\n")
-    assert "listed more than once, the first: run/a.mp4" in said(video_folder, format="csv", list=str(listing))
+    told = said(video_folder, format="csv", list=str(listing))
+    assert "1 videos are listed more than once, the first: run/a.mp4 (label x, then label y)" in told
+    assert "for the formats csv and epic55; 'folder' reads" in said(video_folder, list=str(listing))
+    listing.write_text("path,label\n" + "".join(f"{number}.mp4,x\n" for number in range(12)))
+    told = said(video_folder, format="csv", list=str(listing))
+    assert f"12 are not there: is {video_folder.resolve()} (index.data) their folder?" in told
     assert read_record(tmp_path / "w" / "manifest") is None
 
 
@@ -285,6 +325,6 @@ def test_a_fault_of_ours_stops_the_run() -> None:
 
 def test_real_clips_are_all_indexed(real_clips: Path, tmp_path: Path) -> None:
     record = run_index(experiment(real_clips / "hard", tmp_path / "w", format="files"))
-    assert record.counts == {"done": 22, "failed": 0, "ignored": 0}
+    assert record.counts == {"done": 22, "failed": 0, "ignored": 0, "extra": 0}
     turned = next(row for row in rows(tmp_path / "w") if row["path"] == "dc_video_90.mov")
     assert (turned["width"], turned["height"], turned["rotation"]) == (320, 568, 270)
