@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.guides.identity import guide_identity, needs_captions
+from pipeline.guides.identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.identity import captioner_identity
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, caption_source
@@ -90,6 +90,12 @@ def shard_spec(experiment: Experiment) -> StageSpec:
     )
 
 
+def features_spec(experiment: Experiment) -> StageSpec:
+    workspace, text = Workspace(Path(experiment.workspace)), experiment.text
+    inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
+    return StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
+
+
 def guide_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
     if experiment.guide_name is None:
@@ -102,6 +108,13 @@ def guide_spec(experiment: Experiment) -> StageSpec:
             workspace.captions(source), f"tgmae caption {workspace.root} --source {source}"
         ).output
         info["captions"] = source
+    if cached(experiment):
+        features, redo = features_spec(experiment), f"tgmae features {workspace.root}"
+        record = required_record(features.folder, redo)
+        if reasons := features.differences(record):
+            raise UserError(f"{features.folder} does not fit: {'; '.join(reasons)}. Run `{redo}` first, or `tgmae run`")
+        inputs["features"] = record.output
+        info["features"] = features.folder.name
     return StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
 
 

@@ -182,15 +182,43 @@ class Shard(Section):
 
 
 class Text(Section):
-    """The text guide (section 3.3)."""
+    """The text guide (section 3.3; docs/score_maps.md)."""
 
     model: str = "ViT-B-32-quickgelu"  # open_clip architecture, or local-dir:FOLDER
     pretrained: str = "openai"  # open_clip tag or a local file; ignored for local-dir
-    patch: Positive = 16  # pixels of the stored clip's frame: the side of a crop and the pitch of the grid
+    patch: Positive = 16  # pixels of the stored clip's frame: the side of a crop
+    grid_stride: NotNegative = (
+        0  # pixels from one cell of the grid to the next; crops overlap below `patch`; 0: `patch`
+    )
     frame_stride: Positive = 4  # every n-th frame is scored
-    batch_size: Positive = 1024  # crops
+    method: Literal["crops", "dense"] = "crops"  # each patch by itself (section 3.3), or one pass of the whole frame
+    crop_size: NotNegative = 0  # crops: pixels that the encoder is made for, positions interpolated; 0: its own
+    resolution: NotNegative = 0  # dense: pixels of the short side of what the encoder sees; 0: one token a patch
+    # value: MaskCLIP; query-query+key-key: SCLIP.
+    attention: Literal["original", "value", "query-query", "query-query+key-key"] = "value"  # dense, in the last block
+    last_block: Literal["whole", "attention"] = "whole"  # dense; attention: no residual, no feed-forward (ClearCLIP)
+    batch_size: Positive = 1024  # crops; dense: frames of as many pixels
     precision: Precision = "float32"
     device: str = "auto"
+    compile: bool = False  # crops: torch.compile the encoder
+    cache: bool = False  # keep the patches' embeddings, so that another caption set needs the text tower only
+    cache_kept: Share = 0.996  # of the embeddings' variance, which decides how many directions are kept
+    cache_bits: Annotated[int, Field(ge=2, le=8)] = 8  # of a coordinate
+
+    @property
+    def pitch(self) -> int:
+        """Pixels from one cell of the grid to the next."""
+        return self.grid_stride or self.patch
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Text:
+        if self.grid_stride > self.patch:
+            raise ValueError(
+                f"grid_stride {self.grid_stride} is more than patch {self.patch}: some pixels are in no cell"
+            )
+        if self.method == "dense" and (self.crop_size or self.compile):
+            raise ValueError("crop_size and compile are for method = 'crops'; dense takes resolution")
+        return self
 
 
 class Motion(Section):

@@ -26,6 +26,9 @@ class Workspace:
     def captions(self, name: str) -> Path:
         return self.root / "captions" / checked_name("caption set", name)
 
+    def features(self, name: str) -> Path:
+        return self.root / "features" / checked_name("encoder", name)
+
     def guide(self, name: str) -> Path:
         return self.root / "guides" / checked_name("guide", name)
 

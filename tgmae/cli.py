@@ -128,6 +128,19 @@ def shard(
 
 
 @app.command()
+def features(
+    workspace: Folder,
+    ray_address: Address = None,
+    max_failures: Budget = None,
+    config: Config = None,
+    set: Set = None,
+) -> None:
+    """Keep every patch's embedding, so that another caption set needs the text tower only (text.cache)."""
+    given = {"workspace": workspace, "ray__address": ray_address, "max_failures": max_failures}
+    _run("features", _experiment(config, set, **given))
+
+
+@app.command()
 def guide(
     workspace: Folder,
     guide: Annotated[

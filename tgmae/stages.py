@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import specs as pipeline_specs
-from pipeline.guides.identity import needs_captions
+from pipeline.guides.identity import cached, needs_captions
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -47,6 +47,12 @@ def _shard(experiment: Experiment) -> None:
     from pipeline.shard import run_shard
 
     run_shard(experiment)
+
+
+def _features(experiment: Experiment) -> None:
+    from pipeline.features import run_features
+
+    run_features(experiment)
 
 
 def _guide(experiment: Experiment) -> None:
@@ -97,6 +103,7 @@ STAGES = (
     Stage("index", pipeline_specs.index_spec, _index),
     Stage("caption", pipeline_specs.caption_spec, _caption, _captioned),
     Stage("shard", pipeline_specs.shard_spec, _shard),
+    Stage("features", pipeline_specs.features_spec, _features, cached),
     Stage("guide", pipeline_specs.guide_spec, _guide, _guided),
     Stage(
         "embed",

@@ -37,7 +37,7 @@ def lines(workspace: Workspace, *, failures: int = 3) -> Iterator[str]:
 def _folders(workspace: Workspace) -> Iterator[tuple[str, Path]]:
     """(name, folder) of every stage there is, complete or not."""
     fixed = [workspace.manifest, workspace.clips]
-    for parent in ("captions", "guides", "runs"):
+    for parent in ("captions", "features", "guides", "runs"):
         fixed += sorted(path for path in (workspace.root / parent).glob("*") if path.is_dir())
     for folder in fixed:
         if folder.is_dir():
@@ -68,6 +68,8 @@ def _input_folder(source: str, record: StageRecord, name: str) -> str | None:
         return source
     if source == "captions":
         return f"captions/{record.info.get('captions') or name.partition('-')[2]}"  # guides/text-SET
+    if source == "features":
+        return f"features/{record.info['features']}"
     if source in ("guide", "text"):
         return f"guides/{record.config[source]}"
     if source == "pretrain":

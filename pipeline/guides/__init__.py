@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,8 +36,11 @@ class Guide(Protocol):
 
 
 class Reader(Protocol):
-    def __call__(self, data: bytes, stride: int, frames: int) -> Iterator[Array]:
-        """A stored clip, the bytes of an mp4 of so many frames, as chunks. Raises VideoError when it is not that."""
+    def __call__(self, data: bytes, stride: int, frames: int) -> Iterator[Any]:
+        """A stored clip, the bytes of an mp4 (of Recipe.member) of so many frames, as chunks.
+
+        Raises VideoError when it is not that.
+        """
         ...
 
 
@@ -49,6 +53,8 @@ class Recipe:
     tools: list[str]  # the packages that take part, whose versions are recorded
     read: Reader | None  # None: the guide looks at no video
     holds_model: bool = True  # and so wants a GPU where there are any
+    clips: Path | None = None  # another folder than that of the clips, of as many tars with the same keys
+    member: str = "mp4"  # of a sample, which `read` is given
 
 
 def checked(found: object, captions: list[str], frames: int) -> Scores:

@@ -1,11 +1,9 @@
-"""The dual encoder behind the text guide: open_clip, any architecture, and the paper's embedding of a patch.
+"""The dual encoder behind the text guide: open_clip, any architecture.
 
-"This is done by patchifying each frame and resizing each patch to full input resolution. We then take the CLS token
-as the embedding per patch" (section 3.3): each cell of the grid is a picture of its own. What an architecture calls
-its image embedding (projected class token, or a pooling head) is whatever its encode_image gives.
+Two ways to embed the cells of a frame: each as a picture of its own, the paper's (pipeline/guides/crops.py), or all in
+one pass of the whole frame (pipeline/guides/dense.py).
 
-Legend: C captions, F frames, gh x gw cells, N = F * gh * gw crops, P pixels of a crop's side, S of the encoder's
-input, D embedding width.
+Legend: C captions, F frames, H x W pixels, gh x gw cells, D embedding width.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from open_clip.factory import get_model_config
 from open_clip.pretrained import get_pretrained_cfg
-from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 
-from pipeline.captioners.device import in_batches, torch_device
+from pipeline.captioners.device import torch_device
 from pipeline.guides import Floats, Frames
-from pipeline.guides.grid import grid
-from pipeline.guides.resize import resize
+from pipeline.guides.crops import Crops
+from pipeline.guides.dense import Dense
+from pipeline.guides.inputs import inputs_of
 from schemas.config import Text
 from schemas.errors import UserError
 
@@ -35,23 +33,15 @@ LOCAL = "local-dir:"
 
 
 class TextEncoder:
-    """Raises UserError when the weights cannot be loaded, or would not be the ones asked for."""
+    """Raises UserError when the weights cannot be loaded, would not be the ones asked for, or when the architecture
+    cannot do what is asked for."""
 
     def __init__(self, options: Text) -> None:
-        self._options = options
-        self._batch_size = options.batch_size  # crops; lowered when memory runs out
         self._device = torch_device(options.device)
-        self._dtype: torch.dtype = getattr(torch, options.precision)
         self._model = _load(options, self._device)
         self._tokenizer = open_clip.get_tokenizer(options.model)
-        cfg = PreprocessCfg(**self._model.visual.preprocess_cfg)
-        _, height, width = cfg.input_size
-        if height != width:
-            raise UserError(f"{options.model} takes pictures of {height}x{width} pixels; patches are square")
-        self.input_size = height
-        self._mode = "bilinear" if cfg.interpolation == "bilinear" else "bicubic"  # as open_clip reads it
-        self._mean_311 = torch.tensor(cfg.mean, device=self._device).view(3, 1, 1)
-        self._std_311 = torch.tensor(cfg.std, device=self._device).view(3, 1, 1)
+        self._inputs = inputs_of(self._model, options.model, getattr(torch, options.precision), self._device)
+        self.cells = (Dense if options.method == "dense" else Crops)(self._model, self._inputs, options)
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Floats:
@@ -62,30 +52,18 @@ class TextEncoder:
         return F.normalize(self._model.encode_text(tokens).float(), dim=-1).cpu().numpy()
 
     @torch.inference_mode()
-    def score_frames(self, frames_FHW3: Frames, text_CD: Floats) -> Floats:
-        """Cosine of each cell of each frame with each text: uint8 [F, H, W, 3] -> float32 [C, F, gh, gw].
-
-        A frame is resized to the nearest size that whole cells of `patch` pixels tile.
-        """
-        count, height, width, _ = frames_FHW3.shape
-        patch = self._options.patch
-        gh, gw = grid(height, width, patch)
-        images_F3HW = torch.from_numpy(frames_FHW3).to(self._device).permute(0, 3, 1, 2).float()
-        images_F3HW = resize(images_F3HW, gh * patch, gw * patch)
-        cells = images_F3HW.reshape(count, 3, gh, patch, gw, patch).permute(0, 2, 4, 1, 3, 5)
-        crops_N3PP = cells.reshape(count * gh * gw, 3, patch, patch)
-        text_DC = torch.from_numpy(text_CD).to(self._device).T
-        parts, self._batch_size = in_batches(
-            lambda part: self.embed(crops_N3PP[part]) @ text_DC, len(crops_N3PP), self._batch_size, self._options.model
-        )
-        return torch.cat(parts).T.reshape(-1, count, gh, gw).cpu().numpy()
+    def features(self, frames_FHW3: Frames) -> Floats:
+        """The embedding of each cell: uint8 [F, H, W, 3] -> float32 [F, gh, gw, D], of length 1."""
+        return self._embedded(frames_FHW3).cpu().numpy()
 
     @torch.inference_mode()
-    def embed(self, crops_N3PP: torch.Tensor) -> torch.Tensor:
-        """float32 levels 0..255 [N, 3, P, P] -> float32 [N, D], of length 1."""
-        images_N3SS = resize(crops_N3PP, self.input_size, self.input_size, self._mode)
-        images_N3SS = (images_N3SS / 255 - self._mean_311) / self._std_311
-        return F.normalize(self._model.encode_image(images_N3SS.to(self._dtype)).float(), dim=-1)
+    def score_frames(self, frames_FHW3: Frames, text_CD: Floats) -> Floats:
+        """Cosine of each cell of each frame with each text: uint8 [F, H, W, 3] -> float32 [C, F, gh, gw]."""
+        scores_FhwC = self._embedded(frames_FHW3) @ torch.from_numpy(text_CD).to(self._device).T
+        return scores_FhwC.movedim(-1, 0).cpu().numpy()
+
+    def _embedded(self, frames_FHW3: Frames) -> torch.Tensor:
+        return self.cells(torch.from_numpy(frames_FHW3).to(self._device).permute(0, 3, 1, 2).float())
 
     def _too_long(self, text: str) -> bool:
         tokenizer = self._tokenizer
@@ -107,6 +85,7 @@ def _load(options: Text, device: torch.device) -> Any:
             pretrained=pretrained,
             precision=PRECISIONS[options.precision],
             device=device,
+            force_image_size=options.crop_size or None,  # open_clip interpolates the positions
             require_pretrained=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.guides import Floats
 
 
-def grid(height: int, width: int, patch: int) -> tuple[int, int]:
+def grid(height: float, width: float, patch: int) -> tuple[int, int]:
     """Cells along each side of a frame: the nearest whole number, halves up, at least one."""
     return max(1, math.floor(height / patch + 0.5)), max(1, math.floor(width / patch + 0.5))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pipeline.guides import custom
-from pipeline.identity import encoder_identity
+from pipeline.identity import LOCAL, encoder_identity
 from schemas.atomic import sha256_file
-from schemas.config import GUIDES, SPEAKING, Experiment, Flow
+from schemas.config import GUIDES, SPEAKING, Experiment, Flow, Text
 from schemas.errors import choice_error
 
 
@@ -21,7 +22,7 @@ def guide_identity(experiment: Experiment) -> dict[str, Any]:
     """The config of the guide's stage: its own section, without what changes nothing (devices, batch sizes)."""
     guide, text = experiment.guide, experiment.text
     if guide == "text":
-        return {"guide": guide, "patch": text.patch, "frame_stride": text.frame_stride, **encoder_identity(text)}
+        return {"guide": guide, **cells_identity(text)}
     if guide == "embeddings":
         return {"guide": guide, **encoder_identity(text)}
     if guide == "motion-vectors":
@@ -32,6 +33,34 @@ def guide_identity(experiment: Experiment) -> dict[str, Any]:
     if ":" not in guide:
         raise choice_error("guide", guide, GUIDES)
     return custom.identity(experiment)
+
+
+def cells_identity(text: Text) -> dict[str, Any]:
+    """What determines the embeddings of cells: settings that change nothing are left out."""
+    identity = {"patch": text.patch, "frame_stride": text.frame_stride, **encoder_identity(text)}
+    if text.pitch != text.patch:
+        identity["grid_stride"] = text.pitch
+    if text.method == "crops":
+        return identity | ({"crop_size": text.crop_size} if text.crop_size else {})
+    identity |= text.model_dump(mode="json", include={"method", "attention", "last_block"})
+    return identity | ({"resolution": text.resolution} if text.resolution else {})
+
+
+def features_identity(text: Text) -> dict[str, Any]:
+    """The config of the features' stage."""
+    return {**cells_identity(text), "kept": text.cache_kept, "bits": text.cache_bits}
+
+
+def features_name(text: Text) -> str:
+    """Folder under features/, such as ViT-B-32-quickgelu-openai-crops."""
+    local = text.model.startswith(LOCAL)
+    name = Path(text.model.removeprefix(LOCAL)).name if local else f"{text.model}-{Path(text.pretrained).stem}"
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{name}-{text.method}").lstrip("._+-")
+
+
+def cached(experiment: Experiment) -> bool:
+    """Whether the guide reads the patches' embeddings out of features/."""
+    return experiment.guide == "text" and experiment.text.cache
 
 
 def _flow(flow: Flow) -> dict[str, Any]:

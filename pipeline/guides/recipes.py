@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.guides import Guide, Recipe, custom
+from pipeline.guides.cache import MEMBER, CachedFeatures
 from pipeline.guides.frames import scored_frames
+from pipeline.guides.identity import cached, features_name
 from pipeline.guides.motion import CodecMotion, MotionGuide
 from schemas.config import Experiment, Flow, Text
 from schemas.errors import choice_error
+from schemas.workspace import Workspace
 
 Options = TypeVar("Options", Text, Flow)
 SHARDS = ["av", "webdataset"]
@@ -24,18 +27,22 @@ def recipe(experiment: Experiment) -> Recipe:
         return RECIPES[experiment.guide](experiment)
     if ":" not in experiment.guide:
         raise choice_error("guide", experiment.guide, RECIPES)
-    settled = experiment.model_copy(update={"text": _settled(experiment.text, "pretrained")})
+    settled = experiment.model_copy(update={"text": settled_text(experiment)})
     make = partial(custom.make, custom.source(experiment.guide), settled)
     return Recipe(make, experiment.text.frame_stride, [*custom.tools(experiment.guide), *SHARDS], scored_frames)
 
 
 def _text(experiment: Experiment) -> Recipe:
-    text = _settled(experiment.text, "pretrained")
-    return Recipe(partial(_make_text, text), text.frame_stride, [*ENCODER, *SHARDS], scored_frames)
+    text = settled_text(experiment)
+    if not cached(experiment):
+        return Recipe(partial(_make_text, text), text.frame_stride, [*ENCODER, *SHARDS], scored_frames)
+    features = Workspace(Path(experiment.workspace)).features(features_name(text)).resolve()
+    make, read = partial(_make_cached_text, text), CachedFeatures(features)
+    return Recipe(make, text.frame_stride, [*ENCODER, "webdataset"], read, clips=features, member=MEMBER)
 
 
 def _embeddings(experiment: Experiment) -> Recipe:
-    text = _settled(experiment.text, "pretrained")
+    text = settled_text(experiment)
     return Recipe(partial(_make_embeddings, text), 1, [*ENCODER, "webdataset"], None)
 
 
@@ -57,6 +64,13 @@ def _make_text(text: Text) -> Guide:
     from pipeline.guides.text import TextGuide
 
     return TextGuide(TextEncoder(text))
+
+
+def _make_cached_text(text: Text) -> Guide:
+    from pipeline.guides.encoder import TextEncoder
+    from pipeline.guides.text import CachedTextGuide
+
+    return CachedTextGuide(TextEncoder(text))
 
 
 def _make_embeddings(text: Text) -> Guide:
@@ -87,6 +101,10 @@ RECIPES: dict[str, Callable[[Experiment], Recipe]] = {
     "optical-flow": partial(_flow, make=_make_optical_flow),
     "flow-magnitude": partial(_flow, make=_make_flow_magnitude),
 }
+
+
+def settled_text(experiment: Experiment) -> Text:
+    return _settled(experiment.text, "pretrained")
 
 
 def _settled(options: Options, weights: str) -> Options:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.guides import Floats, Frames, Scores
+from pipeline.guides.cache import Codes
 
 REMEMBERED = 65_536  # embeddings of distinct captions: 128 MB at width 512
 
@@ -39,11 +40,25 @@ class TextGuide:
 
     def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
         """Raises ValueError when the video has no frame, or no caption."""
-        text_CD = self._embedded(captions)
-        maps = [self._encoder.score_frames(frames_FHW3, text_CD) for frames_FHW3 in chunks]
-        if not maps:
-            raise ValueError("no frame to score")
-        return Scores(np.concatenate(maps, axis=1), text_CD)
+        return _scored(self._encoder.score_frames, chunks, self._embedded(captions))
+
+
+class CachedTextGuide:
+    """TextGuide, with the patches' embeddings out of the cache: the encoder embeds captions only."""
+
+    def __init__(self, encoder: TextTower) -> None:
+        self._embedded = _Embedded(encoder)
+
+    def score(self, chunks: Iterable[Codes], captions: list[str]) -> Scores:
+        """Raises ValueError when the video has no frame, or no caption."""
+        return _scored(Codes.scores, chunks, self._embedded(captions))
+
+
+def _scored(maps: Callable[[Any, Floats], Floats], chunks: Iterable[Any], text_CD: Floats) -> Scores:
+    parts = [maps(chunk, text_CD) for chunk in chunks]
+    if not parts:
+        raise ValueError("no frame to score")
+    return Scores(np.concatenate(parts, axis=1), text_CD)
 
 
 class _Embedded:
@@ -57,6 +72,8 @@ class _Embedded:
         if not captions:
             raise ValueError("no caption to embed")
         for text in captions:
+            if not text.strip():
+                raise ValueError("a caption is empty: there is nothing to embed")
             if text not in self._known:
                 if len(self._known) == REMEMBERED:
                     self._known.clear()

@@ -133,7 +133,8 @@ def test_scores_agree_with_one_crop_at_a_time(tmp_path: Path, kind: str, size: t
 
 def test_a_crop_of_the_encoders_size_is_embedded_as_it_is(clip: str) -> None:
     subject, pixels = encoder(clip, patch=48), picture(48, 48)
-    image_3SS = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - subject._mean_311) / subject._std_311
+    inputs = subject._inputs
+    image_3SS = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - inputs.mean_311) / inputs.std_311
     with torch.inference_mode():
         image_1D = F.normalize(subject._model.encode_image(image_3SS[None]), dim=-1)
     text_CD = subject.text_embeddings(["a red star"])
