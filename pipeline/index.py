@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,10 +32,11 @@ from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, write_record
-from schemas.tables import FAILURES, MANIFEST, failure, video_key, write_table
+from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 
 TABLE = "manifest.parquet"
 CLASSES = "classes.json"  # {"classes": names by label, "groups": {"verb": {"names": [...], "of_class": [...]}, ...}}
+LOST_TABLE = "lost.parquet"  # labelled videos that a list names and that are in no manifest
 EXTRA = "extra.txt"  # videos that no list names
 TIME_LIMIT = 300.0  # seconds to probe one file
 KEEP_EVERY = 5.0  # seconds between two parts
@@ -182,9 +184,11 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
         found = facts[entry.path]
         if "error" in found:
             failures.append(failure(entry.video_id, STAGE, Exception(found["message"])) | {"error": found["error"]})
+            listing.lose(entry.video_id, entry.label, entry.split)
         elif entry.start is not None and entry.start >= found["duration"]:
             late = BadRow(f"starts at {entry.start:g} s, the video ends at {found['duration']:g} s")
             failures.append(failure(entry.video_id, STAGE, late))
+            listing.lose(entry.video_id, entry.label, entry.split)
         else:
             rows.append({"key": video_key(entry.video_id), "video_id": entry.video_id} | asdict(entry) | found)
     rows.sort(key=lambda row: str(row["video_id"]))
@@ -196,6 +200,7 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
         reasons = [f"{row['video_id']}: {row['message']}" for row in failures]
         raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
     write_table(spec.folder / TABLE, rows, MANIFEST)
+    write_table(spec.folder / LOST_TABLE, sorted(listing.lost, key=itemgetter("video_id")), LOST)
     write_json(spec.folder / CLASSES, {"classes": class_names(rows, listing), "groups": listing.groups})
     write_bytes(spec.folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
     record = StageRecord(

@@ -67,6 +67,15 @@ FAILURES = pa.schema(
     ]
 )
 
+LOST = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),  # as the list names it, where there is no file
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
 CLIP_INDEX = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

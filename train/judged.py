@@ -84,7 +84,7 @@ class Missing(NamedTuple):
 
 
 def missing_videos(section: str, options: Frozen, videos: Videos, train: Bools, read_S: Bools) -> Missing:
-    """Those that could not be read, and those of the test split that the manifest has and the shards have not.
+    """Those that could not be read, and those of the test split that the dataset's lists have and the shards have not.
 
     Errors: UserError when nothing is left to learn from or to judge by.
     """

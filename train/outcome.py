@@ -57,7 +57,7 @@ class Tested:
     video_ids: list[str]  # S
     label_S: Ints
     read_S: NDArray[np.bool_]
-    absent: int  # of S: in the manifest, but not in the shards
+    absent: int  # of S: in the dataset's lists, but not in the shards
 
     @property
     def missing(self) -> Ints:
@@ -98,7 +98,7 @@ def write(folder: Path, experiment: Experiment, classes: Classes, test: Videos, 
 
 
 def _tested(experiment: Experiment, test: Videos, predictions: Predictions) -> Tested:
-    """With the labelled videos of the test split that the manifest has and the shards have not."""
+    """With the labelled videos of the test split that the dataset's lists have and the shards have not."""
     keys, ids = test.all_keys(), [str(video_id) for video_id in test.strings("video_id")]
     labels = test.column("label").astype(np.int64).tolist()
     missing = absent_videos(test, experiment.finetune.test_split)

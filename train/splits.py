@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
-from schemas.tables import MANIFEST, read_table
+from schemas.tables import LOST, MANIFEST, read_table
 from train.videos import Videos
 
 Bools = NDArray[np.bool_]
@@ -61,13 +61,14 @@ def held_out(keys: list[str], labels: NDArray[Any], share: float) -> Bools:
 
 
 def absent_videos(videos: Videos, split: str) -> list[dict[str, Any]]:
-    """The labelled videos of a split that the manifest has and these, all of that split, have not.
+    """The labelled videos of a split that the dataset's lists have and these, all of that split, have not.
 
-    Rows with key, video_id and label; none where there is no manifest, or it names no splits.
+    Rows with key, video_id and label: of the manifest, and of what was lost when it was made. None where there is no
+    manifest, or the lists name no splits.
     """
-    path = videos.workspace.manifest / "manifest.parquet"
-    if not path.is_file():
-        return []
-    known = set(videos.all_keys())
-    rows = read_table(path, MANIFEST).select(["key", "video_id", "label", "split"]).to_pylist()
+    known, rows = set(videos.all_keys()), []
+    for name, schema in (("manifest.parquet", MANIFEST), ("lost.parquet", LOST)):
+        path = videos.workspace.manifest / name
+        if path.is_file():
+            rows += read_table(path, schema).select(LOST.names).to_pylist()
     return [row for row in rows if row["split"] == split and row["label"] is not None and row["key"] not in known]

@@ -80,16 +80,17 @@ def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bo
     if not row["path"]:
         raise BadRow("the path is empty")
     path = within(root, row["path"])
-    check_path(root, path)
     start, end = (_seconds(row.get(column, ""), column) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise BadRow(f"end {end:g} s is not after start {start or 0:g} s")
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise BadRow(f"split {printable(split)!r} is none of {', '.join(SPLITS)}")
+    label = labels[row["label"]] if row["label"] else None
+    check_path(root, path, label, SPLITS.get(split, ""))
     return Entry(
         path=path,
-        label=labels[row["label"]] if row["label"] else None,
+        label=label,
         label_text=row["label"] if row["label"] and named else None,
         split=SPLITS.get(split, ""),
         start=start or None,  # from 0 is from the beginning

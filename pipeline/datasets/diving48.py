@@ -34,4 +34,4 @@ def _entry(found: Videos, item: Any, classes: list[str], split: str) -> Entry:
     if not isinstance(item, dict) or not {"vid_name", "label"} <= item.keys():
         raise BadRow("no vid_name or no label")
     label = whole(item["label"], "label", most=len(classes) - 1)
-    return Entry(found.take(str(item["vid_name"])), label, classes[label], split)
+    return Entry(found.take(str(item["vid_name"]), label=label, split=split), label, classes[label], split)

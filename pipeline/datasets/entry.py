@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.units import Row
 from pipeline.video import UnreadableFile, VideoError
-from schemas.tables import failure
+from schemas.tables import failure, video_key
 
 STAGE = "index"
 MOST_CLASSES = 100_000  # a class index is below this: classes.json names every number up to the largest
@@ -29,7 +29,11 @@ class OutsideRoot(VideoError):
 
 
 class MissingFile(VideoError):
-    pass
+    """With what the list says of it: a test video that is lost may count as wrong."""
+
+    def __init__(self, message: str, label: int | None = None, split: str = "") -> None:
+        super().__init__(message)
+        self.label, self.split = label, split
 
 
 class BadName(VideoError):
@@ -74,6 +78,7 @@ class Listing:
 
     entries: list[Entry] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
+    lost: list[Row] = field(default_factory=list)  # labelled videos that are not there (rows of schemas.tables.LOST)
     ignored: Counter[str] = field(default_factory=Counter)  # by kind, such as ".txt"
     extra: list[str] = field(default_factory=list)  # videos that no list names
     classes: list[str] = field(default_factory=list)  # names by label, where the dataset says them
@@ -82,7 +87,15 @@ class Listing:
     def fail(self, name: str, error: VideoError, place: str = "") -> None:
         """`place` is where a list names it, such as "train.csv line 7"."""
         message = printable(f"{place}: {error}" if place else str(error))
-        self.failures.append(failure(printable(name), STAGE, type(error)(message)))
+        row = failure(printable(name), STAGE, type(error)(message))
+        self.failures.append(row)
+        if isinstance(error, MissingFile):
+            self.lose(row["video_id"], error.label, error.split)
+
+    def lose(self, video_id: str, label: int | None, split: str) -> None:
+        """A video that a list names and that cannot be used; without a label it matters to nobody later."""
+        if label is not None:
+            self.lost.append({"key": video_key(video_id), "video_id": video_id, "label": label, "split": split})
 
 
 def videos(root: Path, listing: Listing) -> Iterator[str]:
@@ -132,8 +145,11 @@ def within(root: Path, name: str) -> str:
     return path
 
 
-def check_path(root: Path, path: str) -> None:
-    """Raises VideoError unless `path` names a file within `root` (resolved) in characters that tables can hold."""
+def check_path(root: Path, path: str, label: int | None = None, split: str = "") -> None:
+    """Raises VideoError unless `path` names a file within `root` (resolved) in characters that tables can hold.
+
+    Label and split are what a list says of it.
+    """
     if printable(path) != path:
         raise BadName(f"{printable(path)!r} is not UTF-8: rename the file")
     if "\0" in path:
@@ -142,7 +158,7 @@ def check_path(root: Path, path: str) -> None:
     if os.path.commonpath([root, real]) != str(root):
         raise OutsideRoot(f"leads out of the data folder, to {printable(real)}")
     if not os.path.isfile(real):
-        raise MissingFile("is not there" if not os.path.exists(real) else "is not a file")
+        raise MissingFile("is not there" if not os.path.exists(real) else "is not a file", label, split)
 
 
 def printable(name: str) -> str:

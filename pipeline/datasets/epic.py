@@ -98,7 +98,8 @@ def _entry(found: Videos, row: dict[str, str], numbers: dict[tuple[int, int], in
     if end <= start:
         raise BadRow(f"stops at {row['stop_timestamp']}, which is not after its start {row['start_timestamp']}")
     label = numbers[pair]
-    return Entry(found.take(row["video_id"]), label, classes[label], split, start, end, row["narration"] or None)
+    path = found.take(row["video_id"], label=label, split=split)
+    return Entry(path, label, classes[label], split, start, end, row["narration"] or None)
 
 
 def _pair(row: dict[str, str]) -> tuple[int, int] | None:

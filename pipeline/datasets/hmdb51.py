@@ -33,9 +33,11 @@ def list_hmdb51(source: Source) -> Listing:
             try:
                 if flag not in SPLITS or not video.strip():
                     raise BadRow(f"expected a file and 0, 1 or 2, got {line!r}")
-                taken = found.take(PurePosixPath(video.strip()).stem, folder=name, others=listing.classes)
-                if SPLITS[flag]:
-                    listing.entries.append(Entry(taken, number, name, SPLITS[flag]))
+                split = SPLITS[flag]
+                taken = found.take(PurePosixPath(video.strip()).stem, label=number, split=split, folder=name,
+                                   others=listing.classes)  # fmt: skip
+                if split:
+                    listing.entries.append(Entry(taken, number, name, split))
             except VideoError as error:
                 if flag != "0" or not isinstance(error, MissingFile):
                     listing.fail(video.strip() or place, error, place)

@@ -57,11 +57,12 @@ def _entry(found: Videos, row: dict[str, str], numbers: dict[str, int], split: s
     if not identity:
         raise BadRow("no youtube_id")
     start, end = (whole(row[column].removesuffix(".0"), column) for column in ("time_start", "time_end"))
-    path = found.take(f"{identity}_{start:06d}_{end:06d}", f"{identity}_{start}_{end}", identity, folder=name or None)
+    label, stems = numbers.get(name), (f"{identity}_{start:06d}_{end:06d}", f"{identity}_{start}_{end}", identity)
+    path = found.take(*stems, label=label, split=split, folder=name or None)
     if not name and split == "test":
         return Entry(path, split=split)
     if not name:
         raise BadRow("no label")
-    if name not in numbers:
+    if label is None:
         raise BadRow(f"the label {name!r} is no class of the training list")
-    return Entry(path, numbers[name], name, split)
+    return Entry(path, label, name, split)

@@ -60,12 +60,19 @@ class Videos:
             self._by_stem[Path(path).stem].append(path)
         self._used: set[str] = set()
 
-    def take(self, *stems: str, folder: str | None = None, others: Collection[str] = ()) -> str:
+    def take(
+        self,
+        *stems: str,
+        label: int | None,
+        split: str,
+        folder: str | None = None,
+        others: Collection[str] = (),
+    ) -> str:
         """The path of the first of these names that is there; of several files, the one in `folder`.
 
         Spaces and underscores in the folder's name are the same. A file in one of the `others` is another video of
-        the same name. Raises MissingFile, and BadRow when several files have the name and the folder does not tell
-        them apart.
+        the same name. Raises MissingFile, with label and split, and BadRow when several files have the name and
+        the folder does not tell them apart.
         """
         for stem in stems:
             paths = self._by_stem.get(stem, [])
@@ -77,11 +84,11 @@ class Videos:
             if paths:
                 self._used.add(paths[0])
                 return paths[0]
-        raise MissingFile(f"no video called {' or '.join(stems)} in {self._root}")
+        raise MissingFile(f"no video called {' or '.join(stems)} in {self._root}", label, split)
 
-    def at(self, path: str) -> str:
+    def at(self, path: str, *, label: int, split: str) -> str:
         """The same for a list that names a path under the root. Raises VideoError."""
-        check_path(self._root, path)
+        check_path(self._root, path, label, split)
         self._used.add(Path(path).as_posix())
         return path
 

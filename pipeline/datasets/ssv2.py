@@ -45,12 +45,13 @@ def list_ssv2(source: Source) -> Listing:
 def _entry(found: Videos, item: Any, labels: dict[str, int], split: str) -> Entry:
     if not isinstance(item, dict) or "id" not in item:
         raise BadRow("no id")
-    path = found.take(str(whole(str(item["id"]), "id")))
+    name = str(item.get("template", "")).replace("[", "").replace("]", "")
+    label = labels.get(name)
+    path = found.take(str(whole(str(item["id"]), "id")), label=label, split=split)
     if "template" not in item:
         if split != "test":
             raise BadRow("no template, which names the class")
         return Entry(path, split=split)
-    name = str(item["template"]).replace("[", "").replace("]", "")
-    if name not in labels:
+    if label is None:
         raise BadRow(f"the template {item['template']!r} is no class of labels.json")
-    return Entry(path, labels[name], name, split, text=str(item["label"]) if item.get("label") else None)
+    return Entry(path, label, name, split, text=str(item["label"]) if item.get("label") else None)

@@ -42,4 +42,5 @@ def _entry(found: Videos, name: PurePosixPath, label: str, numbers: dict[str, in
     number = numbers[name.parent.name]
     if label and whole(label, "class", least=1) - 1 != number:
         raise BadRow(f"the class {label} is not that of the folder {name.parent.name}, {number + 1}")
-    return Entry(found.take(name.stem, folder=name.parent.name), number, name.parent.name, split)
+    path = found.take(name.stem, label=number, split=split, folder=name.parent.name)
+    return Entry(path, number, name.parent.name, split)

@@ -32,7 +32,9 @@ def list_videomae(source: Source) -> Listing:
             try:
                 name, label = _cut(text)
                 number = whole(label, "label", most=MOST_CLASSES - 1)
-                listing.entries.append(Entry(found.at(within(source.root, name)), number, split=split))
+                listing.entries.append(
+                    Entry(found.at(within(source.root, name), label=number, split=split), number, split=split)
+                )
             except VideoError as error:
                 listing.fail(name, error, place)
     found.close()

@@ -17,6 +17,10 @@ def by_path(listing: Listing) -> dict[str, Entry]:
     return {entry.path: entry for entry in listing.entries}
 
 
+def lost(listing: Listing) -> dict[str, tuple[int, str]]:
+    return {row["video_id"]: (row["label"], row["split"]) for row in listing.lost}
+
+
 # Something-Something v2
 
 LABELS = {"Closing something": "1", "Approaching something with your camera": "0", "Moving something up": "2"}
@@ -52,6 +56,7 @@ def test_ssv2(tmp_path: Path, prefix: str) -> None:
     assert listing.extra == ["11.webm"]
     told = reasons(listing)
     assert "is no class of labels.json" in told["9"] and told["404"].startswith("MissingFile")
+    assert lost(listing) == {"404": (1, "train")}  # what the list said of it
     assert any("item 5: no id" in reason for reason in told.values())
 
 
@@ -83,6 +88,7 @@ def test_kinetics(tmp_path: Path) -> None:
     told = reasons(listing)
     assert told["DDD"].startswith("MissingFile: kinetics_400_train.csv line 4: no video called DDD_000005_000015")
     assert "is no class of the training list" in told["BBB"]
+    assert lost(listing) == {"DDD": (2, "train")}
     assert listing.extra == ["extra.mp4", "train/abseiling/AAA_000001_000011.mp4"]
 
 
@@ -101,7 +107,7 @@ def test_videomae_lists(tmp_path: Path, separator: str) -> None:
                                Entry("e.mp4", 1, split="val"), Entry("g.mp4", 2, split="val")]  # fmt: skip
     told = reasons(listing)
     assert told["../out.mp4"].startswith("OutsideRoot: train.csv line 3")
-    assert told["f.mp4"].startswith("MissingFile")
+    assert told["f.mp4"].startswith("MissingFile") and lost(listing) == {"f.mp4": (1, "train")}
     (said,) = (reason for name, reason in told.items() if name.startswith("e.mp4"))
     assert said.startswith("BadRow: train.csv line 5: ") and "expected a path and a whole number" in said
 
@@ -131,6 +137,7 @@ def test_ucf101(tmp_path: Path) -> None:
         Entry(f"UCF-101/{names[2]}", 1, "Archery", "test"),
     ]
     assert list(reasons(listing)) == ["Archery/v_Archery_g09_c01.avi"]
+    assert lost(listing) == {"Archery/v_Archery_g09_c01.avi": (1, "train")}
     write(tmp_path / "trainlist02.txt", f"{names[0]} 2\n")
     assert "not that of the folder ApplyEyeMakeup, 1" in reasons(
         FORMATS["ucf101"](Source(root, annotations=tmp_path, split=2)))[names[0]]  # fmt: skip
@@ -163,6 +170,7 @@ def test_hmdb51_takes_no_video_of_another_class_for_a_missing_one(tmp_path: Path
     listing = FORMATS["hmdb51"](Source(root, annotations=tmp_path))
     assert listing.entries == [Entry("clap/a.avi", 0, "clap", "train")]
     assert reasons(listing)["a.avi"].startswith("MissingFile: wave_test_split1.txt line 1: no video called a")
+    assert lost(listing) == {"a.avi": (1, "test")}
     flat = touch(tmp_path / "flat", "a.avi")  # no folders of classes: there it is the one meant
     assert FORMATS["hmdb51"](Source(flat, annotations=tmp_path)).entries[0] == Entry("a.avi", 0, "clap", "train")
 
@@ -175,14 +183,17 @@ def test_diving48(tmp_path: Path) -> None:
         {"vid_name": "_8Vy3dlHg2w_00000", "label": 1, "start_frame": 0, "end_frame": 30},
         {"vid_name": "_8Vy3dlHg2w_00009", "label": 2, "start_frame": 0, "end_frame": 30},
     ])  # fmt: skip
-    write(tmp_path / "Diving48_V2_test.json",
-          [{"vid_name": "_8Vy3dlHg2w_00001", "label": 0, "start_frame": 0, "end_frame": 30}])  # fmt: skip
+    write(tmp_path / "Diving48_V2_test.json", [
+        {"vid_name": "_8Vy3dlHg2w_00001", "label": 0, "start_frame": 0, "end_frame": 30},
+        {"vid_name": "_8Vy3dlHg2w_00007", "label": 0, "start_frame": 0, "end_frame": 30},
+    ])  # fmt: skip
     listing = FORMATS["diving48"](Source(root, annotations=tmp_path))
     assert listing.entries == [
         Entry("rgb/_8Vy3dlHg2w_00000.mp4", 1, " ".join(vocabulary[1]), "train"),
         Entry("rgb/_8Vy3dlHg2w_00001.mp4", 0, " ".join(vocabulary[0]), "test"),
     ]
     assert "the label 2 is not between 0 and 1" in reasons(listing)["_8Vy3dlHg2w_00009"]
+    assert lost(listing) == {"_8Vy3dlHg2w_00007": (0, "test")}
 
 
 # Epic-Kitchens

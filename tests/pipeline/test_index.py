@@ -21,7 +21,7 @@ from pipeline.video import NotAVideo, VideoTimeout
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record
-from schemas.tables import FAILURES, MANIFEST, read_table, video_key
+from schemas.tables import FAILURES, LOST, MANIFEST, read_table, video_key
 from tests.pipeline.conftest import cut, write_sound, write_video
 
 
@@ -38,6 +38,11 @@ def experiment(data: Path, workspace: Path, *, max_failures: str = "10%", **inde
 def rows(workspace: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = read_table(workspace / "manifest" / "manifest.parquet", MANIFEST).to_pylist()
     return found
+
+
+def lost(workspace: Path) -> list[tuple[str, int, str]]:
+    found = read_table(workspace / "manifest" / "lost.parquet", LOST).to_pylist()
+    return [(row["video_id"], row["label"], row["split"]) for row in found]
 
 
 def failures(workspace: Path) -> dict[str, tuple[str, str]]:
@@ -60,7 +65,7 @@ def test_a_folder_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None
     assert record.info == {"data": str(video_folder.resolve()), "ignored": {".txt": 1}}
     assert record == read_record(tmp_path / "w" / "manifest")
     assert sorted(path.name for path in (tmp_path / "w" / "manifest").iterdir()) == [
-        "classes.json", "extra.txt", "failures.parquet", "manifest.parquet", "stage.json"
+        "classes.json", "extra.txt", "failures.parquet", "lost.parquet", "manifest.parquet", "stage.json"
     ]  # fmt: skip
 
 
@@ -94,6 +99,7 @@ def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Pa
         "gone 00:00:00.25": "MissingFile", "walk/d.mp4#0-1.5": "ListedTwice"
     }  # fmt: skip
     assert record.counts == {"done": 2, "failed": 2, "ignored": 1, "extra": 2}
+    assert lost(tmp_path / "w") == [("gone 00:00:00.25", 1, "train")]
     # The lists decide, too: a change in them makes the index anew.
     assert run_index(asked) == record
     other = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes),
@@ -169,6 +175,19 @@ def test_bad_files_are_failures_with_a_reason(video_folder: Path, tmp_path: Path
     assert found["run/sound.mp4"][1] == "has no video stream, only audio"
     assert record.failed == {"BadName": 1, "NotAVideo": 2, "NoVideoStream": 1}
     assert record.counts["done"] == 4
+
+
+def test_labelled_videos_that_are_lost_keep_label_and_split(video_folder: Path, tmp_path: Path) -> None:
+    """Not there, not a video, and a part beyond the end; what has no label is nobody's test video."""
+    (video_folder / "text.mp4").write_text("this is text")
+    listing = tmp_path / "list.csv"
+    listing.write_text(
+        "path,label,start,end,split\nrun/a.mp4,run,,,test\ngone.mp4,walk,,,test\ntext.mp4,run,,,train\n"
+        "walk/c.avi,walk,60,61,val\nalso gone.mp4,,,,test\n../a.mp4,run,,,test\n"
+    )
+    record = run_index(experiment(video_folder, tmp_path / "w", max_failures="90%", format="csv", list=str(listing)))
+    assert lost(tmp_path / "w") == [("gone.mp4", 1, "test"), ("text.mp4", 0, "train"), ("walk/c.avi#60-61", 1, "val")]
+    assert (record.counts["done"], record.counts["failed"]) == (1, 5)
 
 
 def test_csv_segments_share_a_file(video_folder: Path, tmp_path: Path) -> None:

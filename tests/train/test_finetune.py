@@ -22,7 +22,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import read_record
-from schemas.tables import CLIP_INDEX, MANIFEST, read_table, video_key, write_table
+from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table, video_key, write_table
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from tests.train.test_views import spoil
@@ -314,7 +314,7 @@ def test_verbs_and_nouns(tune: Tune, workspace: Workspace) -> None:
 def test_missing_videos_are_wrong_or_left_out_and_always_said(
     tune: Tune, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One is damaged, one was never sharded."""
+    """One is damaged, one was never sharded, one was not even there."""
     relabel(workspace, splits)
     workspace.manifest.mkdir()
     lost = {"key": video_key("lost.mp4"), "video_id": "lost.mp4", "path": "lost.mp4", "label": 1, "split": "test",
@@ -324,23 +324,26 @@ def test_missing_videos_are_wrong_or_left_out_and_always_said(
     rows = read_table(workspace.clips / "index.parquet", CLIP_INDEX).to_pylist()
     known = [{**lost, **{name: row[name] for name in ("key", "video_id", "label", "split")}} for row in rows]
     write_table(workspace.manifest / "manifest.parquet", [*known, lost, elsewhere], MANIFEST)
+    gone = [{"key": video_key(name), "video_id": name, "label": 0, "split": split}
+            for name, split in (("gone", "test"), ("away", "train"))]  # fmt: skip
+    write_table(workspace.manifest / "lost.parquet", gone, LOST)
     run_finetune(tune())
     before = predictions(tune())
-    assert before["video_id"][-1] == "lost.mp4" and before["prediction"][-1] is None
+    assert before["video_id"][-2:] == ["lost.mp4", "gone"] and before["prediction"][-2:] == [None, None]
     spoil(workspace, row=6)
     wrong = run_finetune(tune(temporal_views=1))
-    assert "could not be read" in capfd.readouterr().err and wrong.counts["unread"] == wrong.counts["absent"] == 1
+    assert "could not be read" in capfd.readouterr().err and (wrong.counts["unread"], wrong.counts["absent"]) == (1, 2)
     table = predictions(tune())
     hits = [prediction == label for prediction, label in zip(table["prediction"], table["label"], strict=True)]
-    assert table["prediction"].count(None) == 2 and len(hits) == 7
+    assert table["prediction"].count(None) == 3 and len(hits) == 8
     assert result(tune()).metrics["top1"] == np.mean(hits)
-    assert "2 of 7 test videos count as wrong" in result(tune()).warnings[0]
+    assert "3 of 8 test videos count as wrong" in result(tune()).warnings[0]
     run_finetune(tune(temporal_views=1, missing="exclude"))
     read_ones = [hit for hit, prediction in zip(hits, table["prediction"], strict=True) if prediction is not None]
     assert len(read_ones) == 5 and result(tune()).metrics["top1"] == np.mean(read_ones)
-    assert "2 of 7 test videos are left out" in result(tune()).warnings[0]
+    assert "3 of 8 test videos are left out" in result(tune()).warnings[0]
     rows = pq.read_table(folder(tune()) / "classes.parquet").to_pylist()
-    assert [row["missing"] for row in rows] == [1, 1] and [row["test"] for row in rows] == [3, 4]
+    assert [row["missing"] for row in rows] == [2, 1] and [row["test"] for row in rows] == [4, 4]
 
 
 def test_no_test_video_can_be_read(tune: Tune, workspace: Workspace) -> None:
