@@ -1,19 +1,27 @@
 # LAVIS, whose BLIP-2 the paper used: it needs libraries too old to share an environment with ours.
 #   docker build -f docker/lavis.Dockerfile -t tgmae-lavis .
+#   docker run --rm --shm-size 2g -v "$PWD/work:/work" -v /data:/data:ro tgmae-lavis caption /work/ssv2 --source lavis
 FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
-# Three of its dependencies come as sources and are built by what is installed, not by the newest setuptools.
+# Three of LAVIS' dependencies come as sources and are built by what is installed, not by the newest setuptools.
 WORKDIR /src
-COPY docker/lavis-constraints.txt ./
-RUN pip install -c lavis-constraints.txt setuptools wheel \
-    && pip install -c lavis-constraints.txt --no-build-isolation salesforce-lavis==1.0.2 \
+COPY pipeline/captioners/lavis-requirements.txt ./
+RUN pip install -c lavis-requirements.txt setuptools wheel \
+    && pip install --no-build-isolation -r lavis-requirements.txt \
     && python -c 'from lavis.models import load_model_and_preprocess'
+COPY pyproject.toml README.md ./
+COPY schemas schemas
+COPY pipeline pipeline
+COPY train train
+COPY tgmae tgmae
+RUN pip install --no-deps --no-build-isolation .
 
 RUN useradd --create-home --uid 1000 tgmae && install -d -o tgmae -g tgmae /work
 USER tgmae
 WORKDIR /work
-CMD ["python", "-c", "from lavis.models import model_zoo; print(model_zoo)"]
+ENTRYPOINT ["tgmae"]
+CMD ["caption", "--help"]

@@ -19,6 +19,7 @@ from pipeline.captioners import (
     seed_of,
 )
 from pipeline.captioners.cleaning import cleaned
+from pipeline.captioners.environment import lavis_environment
 from pipeline.captionsets import row_source
 from pipeline.decoding import read_placed
 from pipeline.prefetch import map_ahead
@@ -26,7 +27,7 @@ from pipeline.shard import segment_frames
 from pipeline.specs import caption_spec
 from pipeline.stage import build
 from pipeline.units import Row, ShardResult, Unit, Worker
-from schemas.config import Caption, Clean, Experiment, caption_source
+from schemas.config import Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
@@ -230,6 +231,7 @@ def run_caption(experiment: Experiment) -> StageRecord:
     worker: Callable[[], Worker] = lambda: (  # noqa: E731
         make_worker(source, caption, data) if rows is None else RowWorker(rows.captioner, clean)
     )
+    lavis = source == "lavis"
     return build(
         spec,
         units=caption_units(manifest, caption.videos_per_shard),
@@ -238,8 +240,9 @@ def run_caption(experiment: Experiment) -> StageRecord:
         table=TABLE,
         ray=experiment.ray,
         max_failures=experiment.max_failures,
-        tools=["transformers", "torch", "av"],
+        tools=["av"] if lavis else ["transformers", "torch", "av"],
         holds_model=True,
+        runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.address)) if lavis else None,
         here=rows is not None,
         side={CHANGED: CHANGES} if clean.enabled else {},
         notes={} if rows is None else rows.notes,
@@ -247,10 +250,13 @@ def run_caption(experiment: Experiment) -> StageRecord:
 
 
 def _settled(caption: Caption) -> Caption:
-    """Model folders by their full path: Ray's workers may run in another folder."""
-    update = {
+    """Model folders and files by their full path: Ray's workers may run in another folder."""
+    update: dict[str, Section] = {
         name: options.model_copy(update={"model": str(Path(options.model).resolve())})
         for name, options in (("blip2", caption.blip2), ("blip", caption.blip))
         if Path(options.model).is_dir()
     }
+    if caption.lavis.models:
+        models = str(Path(caption.lavis.models).resolve())
+        update["lavis"] = caption.lavis.model_copy(update={"models": models})
     return caption.model_copy(update=update)

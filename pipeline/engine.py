@@ -8,11 +8,13 @@ replaced and its shard made again; an exception out of a worker is a fault of th
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -25,12 +27,18 @@ CONNECT_SECONDS = 5.0  # to reach the head of a cluster before we say that it is
 
 
 def execute(
-    units: list[Unit], make_worker: Callable[[], Worker], config: Ray, *, holds_model: bool = False
+    units: list[Unit],
+    make_worker: Callable[[], Worker],
+    config: Ray,
+    *,
+    holds_model: bool = False,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> Iterator[int | ShardResult]:
     """Runs every unit on Ray; yields finished videos as they come (negative when a shard starts again) and results.
 
     Results come in the order in which shards finish. Raises UserError when the cluster cannot be reached
-    or cannot hold a worker, or when a shard keeps killing its actor; an exception of a worker as it is.
+    or cannot hold a worker, when the workers' environment (`runtime_env`) cannot be made, or when a shard keeps
+    killing its actor; an exception of a worker as it is.
     """
     import ray
 
@@ -38,7 +46,8 @@ def execute(
         gpus = worker_gpus(config, ray.cluster_resources()) if holds_model else 0.0
         count = min(len(units), config.workers or _capacity(config.cpus, gpus, ray.cluster_resources()))
         # Infrastructure faults are ours to retry: Ray would replay a streaming task from its beginning unseen.
-        actor = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
+        options = {"num_cpus": config.cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        actor = ray.remote(**options, runtime_env=dict(runtime_env or {}))(_Actor)
         waiting = deque((unit, 0) for unit in units)
         running: dict[Any, _Flight] = {}  # stream -> what it carries
         try:
@@ -62,6 +71,8 @@ def execute(
                     continue
                 except ray.exceptions.RayTaskError as error:
                     raise _cause(error) from None
+                except ray.exceptions.RuntimeEnvSetupError as error:
+                    raise UserError(f"Ray cannot make the workers' environment: {_end(str(error))}") from None
                 except ray.exceptions.RayError as error:  # the actor died, or its node did
                     yield -flight.done
                     waiting.append((flight.unit, _retried(flight, error, config.retries)))
@@ -73,6 +84,11 @@ def execute(
         finally:
             for flight in running.values():
                 ray.kill(flight.actor)
+
+
+def _end(text: str) -> str:
+    """Where pip says what is wrong."""
+    return " ".join(text.split())[-600:]
 
 
 class _Actor:
@@ -154,12 +170,16 @@ def connected(config: Ray) -> Iterator[None]:
                 "~/.ray/auth_token"
             )  # fmt: skip
             raise UserError(f"cannot join the Ray cluster at {config.address}: {error}{hint}") from error
+        made = None
     else:
-        ray.init(include_dashboard=False, logging_level="ERROR")
+        session = ray.init(include_dashboard=False, logging_level="ERROR").address_info["session_dir"]
+        made = Path(session) / "runtime_resources"
     try:
         yield
     finally:
         ray.shutdown()
+        if made is not None:  # Ray leaves the environments that it made: gigabytes
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _reachable(address: str) -> None:

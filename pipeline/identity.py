@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.atomic import sha256_file
-from schemas.config import Blip2, Caption, CaptionFile, Llm, Text
+from schemas.config import Blip2, Caption, CaptionFile, Lavis, Llm, Text
 from schemas.errors import UserError
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model folder
@@ -25,7 +25,14 @@ def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
     identity["keyframes"] = caption.keyframes
     if caption.placing == "random":
         identity |= {"placing": "random", "seed": caption.seed}
+    if source == "lavis":
+        return identity | _lavis(caption.lavis)
     return identity | _generation(caption.blip if source == "blip" else caption.blip2, caption.seed)
+
+
+def _lavis(options: Lavis) -> dict[str, Any]:
+    settings = options.model_dump(mode="json", exclude={"models", "device", "python"})
+    return settings | ({"models": _content(Path(options.models), "caption.lavis.models")} if options.models else {})
 
 
 def _generation(options: Blip2, seed: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -45,12 +46,13 @@ def build(
     here: bool = False,
     side: Mapping[str, pa.Schema] | None = None,
     notes: Mapping[str, bytes] | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> StageRecord:
     """Makes the stage that `spec` describes, or what is missing of it, and returns its record.
 
     `table` (rows of `schema`, in shard order) and failures.parquet are merged from the shards' results, and so are
     the tables of `side`, by file name. `notes` are files to lay beside them. Work that is `here` is too little for
-    a cluster and runs in this process.
+    a cluster and runs in this process. `runtime_env` is Ray's: an environment of the workers' own.
     Raises UserError when failures exceed `max_failures` or when nothing at all came out.
     """
     started = time.perf_counter()
@@ -67,7 +69,11 @@ def build(
     if done:
         print(f"{spec.stage}: {len(done)} of {len(units)} shards are there already", file=sys.stderr)
     with tqdm(total=total, initial=before, desc=spec.stage, unit="video", disable=not pending) as bar:
-        events = _run_here(pending, worker) if here else execute(pending, worker, ray, holds_model=holds_model)
+        events = (
+            _run_here(pending, worker)
+            if here
+            else execute(pending, worker, ray, holds_model=holds_model, runtime_env=runtime_env)
+        )
         for event in events if pending else ():
             if isinstance(event, int):
                 bar.update(event)

@@ -23,7 +23,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 GUIDES = ("text", "embeddings", "motion-vectors", "optical-flow", "flow-magnitude", "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
 UNRANKED = ("embeddings", "optical-flow", "none")  # guides without a score to rank patches by
-CAPTION_SOURCES = ("blip2", "blip", "oracle", "llm", "file")
+CAPTION_SOURCES = ("blip2", "blip", "lavis", "oracle", "llm", "file")
 
 
 def caption_source(name: str) -> str:
@@ -89,6 +89,21 @@ class Blip(Blip2):
     """Frames captioned by BLIP through transformers."""
 
     model: str = "Salesforce/blip-image-captioning-base"  # hub name or local folder
+
+
+class Lavis(Section):
+    """Frames captioned by salesforce-lavis, in an environment of its own (docs/captions.md)."""
+
+    name: str = "blip2_opt"  # of LAVIS' model zoo: blip2_opt, blip2_t5, blip_caption ...
+    model_type: str = "caption_coco_opt2.7b"
+    models: str = ""  # a .py file, run first: one's own models for LAVIS' registry
+    prompt: str = ""  # "": that of the model type
+    batch_size: Positive = 32  # frames; halved when memory runs out
+    num_beams: NotNegative = 0  # 0, here and below: LAVIS' default for the model
+    max_length: NotNegative = 0  # tokens
+    min_length: NotNegative = 0  # tokens
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
+    python: str = ""  # interpreter of an environment with LAVIS; "": Ray makes one, each time that it starts
 
 
 class Oracle(Section):
@@ -163,6 +178,7 @@ class Caption(Section):
     decode_threads: Positive = 2
     blip2: Blip2 = Blip2()
     blip: Blip = Blip()
+    lavis: Lavis = Lavis()
     oracle: Oracle = Oracle()
     llm: Llm = Llm()
     file: CaptionFile = CaptionFile()

@@ -29,7 +29,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 DISTRIBUTION = {  # where the import has another name
     "PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch"
 }  # fmt: skip
-OPTIONAL = {"wandb"}  # imported only where it is asked for, with an error that says how to install it
+OPTIONAL = {"wandb", "lavis"}  # imported only where it is asked for, with an error that says how to get it
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -134,7 +134,8 @@ def test_the_wheel_holds_every_room_and_the_models_of_the_demo(tmp_path: Path) -
     wanted = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     models = [path for path in (ROOT / "pipeline" / "world" / "models").rglob("*") if path.is_file()]
     assert models, "there are no models: make demo-models"
-    assert inside == {path.relative_to(ROOT).as_posix() for path in [*wanted, *models]}
+    pins = ROOT / "pipeline" / "captioners" / "lavis-requirements.txt"
+    assert inside == {path.relative_to(ROOT).as_posix() for path in [*wanted, *models, pins]}
     assert sum(path.stat().st_size for path in models) <= 12_000_000
 
 

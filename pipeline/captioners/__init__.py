@@ -77,7 +77,13 @@ def _blip(caption: Caption) -> FrameCaptioner:
     return BlipCaptioner(caption.blip)
 
 
-SOURCES: dict[str, Callable[[Caption], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip}
+def _lavis(caption: Caption) -> FrameCaptioner:
+    from pipeline.captioners.lavis import LavisCaptioner
+
+    return LavisCaptioner(caption.lavis)
+
+
+SOURCES: dict[str, Callable[[Caption], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip, "lavis": _lavis}
 
 
 def make_captioner(source: str, caption: Caption) -> FrameCaptioner:
