@@ -40,10 +40,16 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
     run(experiment)
     curves = train_all(experiment, KIND_EPOCHS)
     results = measure(out, experiment, known=data is None)
+    sources = {}
+    if data is None and experiment.guide == "text":
+        from tgmae.sources import compare_sources
+
+        sources = compare_sources(experiment, out / "world" / "truth")
+    results["sources"] = {name: found["mask_iou"] for name, found in sources.items()}
     results["losses"] = {kind: round(points[-1][1], 4) for kind, points in curves.items()}
     report = out / "report.html"
     results |= {"seconds": round(time.perf_counter() - started, 1), "report": str(report)}
-    _write_page(report, experiment, results, curves)
+    _write_page(report, experiment, results, curves, sources)
     print(f"The report lies at {report.resolve()}")
     print("demo: " + json.dumps({name: results[name] for name in LAST_LINE}))
     return results
@@ -51,7 +57,7 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
 
 LAST_LINE = (
     "mask_iou", "mask_iou_random", "object_masked", "object_masked_random", "probe", "probe_untrained",
-    "text_to_video", "text_to_video_chance", "losses", "seconds", "report",
+    "text_to_video", "text_to_video_chance", "sources", "losses", "seconds", "report",
 )  # fmt: skip
 
 
@@ -87,8 +93,11 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
     return results
 
 
-def _write_page(page: Path, experiment: Experiment, results: dict[str, Any], curves: Curves) -> None:
+def _write_page(
+    page: Path, experiment: Experiment, results: dict[str, Any], curves: Curves, sources: dict[str, dict[str, float]]
+) -> None:
     from tgmae.pictures import loss_picture, mask_pictures
+    from tgmae.sources import table
 
     pictures = loss_picture(experiment, page.parent)
     pictures.append(picture(curves, page.parent))
@@ -108,7 +117,8 @@ def _write_page(page: Path, experiment: Experiment, results: dict[str, Any], cur
         f"{experiment.mask.kind} masks from {experiment.captions} captions; made in {results['seconds']} s. "
         f"All files are in the workspace {experiment.workspace}."
     )
-    write_report(page, title="tgmae demo", lines=lines, pictures=pictures, notes=[note])
+    write_report(page, title="tgmae demo", lines=lines, pictures=pictures, notes=[note],
+                 tables=[table(sources)] if sources else [])  # fmt: skip
 
 
 def _number(value: float | None) -> str:

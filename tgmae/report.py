@@ -33,8 +33,21 @@ class Line:
     baseline: str
 
 
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def write_report(
-    path: Path, *, title: str, lines: Sequence[Line], pictures: Sequence[Picture], notes: Sequence[str]
+    path: Path,
+    *,
+    title: str,
+    lines: Sequence[Line],
+    pictures: Sequence[Picture],
+    notes: Sequence[str],
+    tables: Sequence[Table] = (),
 ) -> None:
     rows = "".join(
         f"<tr><td>{_text(line.what)}</td><td class=number>{_text(line.ours)}</td>"
@@ -49,9 +62,17 @@ def write_report(
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
         f"<h1>{_text(title)}</h1>{paragraphs}"
-        f"<table><tr><th></th><th>this run</th><th>compared with</th></tr>{rows}</table>{figures}</html>\n"
+        f"<table><tr><th></th><th>this run</th><th>compared with</th></tr>{rows}</table>"
+        f"{''.join(map(_table, tables))}{figures}</html>\n"
     )
     write_bytes(path, page.encode())
+
+
+def _table(table: Table) -> str:
+    header = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
+    rows = "".join("<tr>" + "".join(f"<td class=number>{_text(cell)}</td>" for cell in row) + "</tr>"
+                   for row in table.rows)  # fmt: skip
+    return f"<h2>{_text(table.title)}</h2><table><tr>{header}</tr>{rows}</table>"
 
 
 def _text(value: Any) -> str:

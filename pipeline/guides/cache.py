@@ -12,25 +12,37 @@ Legend: D embedding width, d directions kept, F frames, gh x gw cells, C caption
 from __future__ import annotations
 
 import io
-import json
+import math
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from pipeline.guides import Floats
 from pipeline.video import VideoError
 
 MEMBER = "codes.bin"  # of a sample
+MOST_DIMS, MOST_CELLS = 4096, 512  # the latter along a side
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class BrokenFeatures(VideoError):
     """What the cache holds of a video cannot be read."""
+
+
+class Header(BaseModel):
+    """The line before the codes. It comes out of a tar: nothing in it is believed that is not checked."""
+
+    basis: Annotated[str, Field(pattern=r"^[0-9]{6}\.basis\.npz$")]  # a file beside the tar
+    dims: Annotated[int, Field(ge=1, le=MOST_DIMS)]
+    grid: tuple[Annotated[int, Field(ge=1, le=MOST_CELLS)], Annotated[int, Field(ge=1, le=MOST_CELLS)]]
+    chunks: list[tuple[PositiveInt, Annotated[FiniteFloat, Field(gt=0)]]]  # frames, and the step of their codes
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def pack(chunks: Iterable[Floats], name: str, basis: Basis, bits: int) -> bytes:
     A chunk has a step of its own, by its greatest coordinate. `name` is the file of the basis.
     Raises ValueError for an embedding that is NaN or infinite, or when there is no chunk.
     """
-    header: dict[str, Any] = {"basis": name, "dims": basis.axes_Dd.shape[1], "chunks": []}
+    header = Header(basis=name, dims=basis.axes_Dd.shape[1], grid=(1, 1), chunks=[])
     deflate = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_FILTERED)  # nothing repeats: Huffman codes do the work
     body = []
     for features in chunks:
@@ -86,12 +98,21 @@ def pack(chunks: Iterable[Floats], name: str, basis: Basis, bits: int) -> bytes:
         along = np.moveaxis((features - basis.mean_D) @ basis.axes_Dd.astype(np.float32), -1, 0)
         step = np.float32(np.abs(along).max() / (2 ** (bits - 1) - 1)) or np.float32(1)
         codes = np.rint(along / step).astype(np.int8)
-        header["grid"] = codes.shape[2:]
-        header["chunks"].append([codes.shape[1], float(step)])
+        header.grid = codes.shape[2], codes.shape[3]
+        header.chunks.append((codes.shape[1], float(step)))
         body.append(deflate.compress(np.diff(codes, axis=1, prepend=np.int8(0)).tobytes()))  # wraps, as int8 does
     if not body:
         raise ValueError("no frame to embed")
-    return b"".join([json.dumps(header, sort_keys=True).encode(), b"\n", *body, deflate.flush()])
+    return b"".join([header.model_dump_json().encode(), b"\n", *body, deflate.flush()])
+
+
+def inflated(body: bytes, size: int) -> bytes:
+    """Exactly so many bytes, and never more in memory. Raises ValueError when there are fewer or more."""
+    inflate = zlib.decompressobj()
+    content = inflate.decompress(body, size + 1)
+    if len(content) != size:
+        raise ValueError(f"{'more' if len(content) > size else len(content)} bytes where {size} are due")
+    return content
 
 
 @dataclass(frozen=True)
@@ -119,20 +140,20 @@ class CachedFeatures:
 
     def __call__(self, data: bytes, stride: int, frames: int) -> Iterator[Codes]:
         """Raises BrokenFeatures when the bytes are not those of a video of so many frames."""
+        line, _, body = data.partition(b"\n")
         try:
-            line, _, body = data.partition(b"\n")
-            header = json.loads(line)
-            dims, (gh, gw), chunks = header["dims"], header["grid"], header["chunks"]
-            stored = np.frombuffer(zlib.decompress(body), np.int8)
-            basis = self._basis(header["basis"])
-        except (ValueError, KeyError, TypeError, OSError, zlib.error) as error:
-            raise BrokenFeatures(f"the cached features cannot be read: {error}") from error
-        scored, cells = sum(count for count, _ in chunks), dims * gh * gw
-        if scored != -(-frames // stride) or len(stored) != scored * cells:
-            raise BrokenFeatures(f"features of {scored} frames, {len(stored)} bytes; the index says {frames} frames")
-        for count, step in chunks:
+            header = Header.model_validate_json(line)
+            basis = self._basis(header.basis)
+            cells = header.dims * math.prod(header.grid)
+            scored = sum(count for count, _ in header.chunks)
+            if scored != -(-frames // stride) or header.dims != basis.axes_Dd.shape[1]:
+                raise ValueError(f"{scored} frames of {header.dims} numbers, of a video of {frames} frames")
+            stored = np.frombuffer(inflated(body, scored * cells), np.int8)
+        except (ValueError, KeyError, OSError, zlib.error, zipfile.BadZipFile) as error:
+            raise BrokenFeatures(f"the cached features cannot be read: {' '.join(str(error).split())}") from error
+        for count, step in header.chunks:
             part, stored = stored[: count * cells], stored[count * cells :]
-            yield Codes(basis, step, part.reshape(dims, count, gh, gw).cumsum(1, dtype=np.int8))
+            yield Codes(basis, step, part.reshape(header.dims, count, *header.grid).cumsum(1, dtype=np.int8))
 
     def _basis(self, name: str) -> Basis:
         if name not in self._bases:

@@ -114,7 +114,8 @@ class ClipTower:
         visual = self._visual
         x_FhwW = visual.conv1(images_F3HW).movedim(1, -1)
         first = visual.class_embedding.to(x_FhwW.dtype).expand(len(x_FhwW), 1, -1)
-        x_FLW = torch.cat([first, x_FhwW.flatten(1, 2)], dim=1) + self._positions(*x_FhwW.shape[1:3])
+        x_FLW = torch.cat([first, x_FhwW.flatten(1, 2)], dim=1)
+        x_FLW = x_FLW + self._positions(*x_FhwW.shape[1:3]).to(x_FLW.dtype)
         x_FLW = visual.ln_pre(x_FLW)
         for block in visual.transformer.resblocks[:-1]:
             x_FLW = block(x_FLW)

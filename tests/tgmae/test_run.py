@@ -19,7 +19,7 @@ from schemas.shards import npy_array
 
 Command = Callable[..., Any]  # the command line, see conftest.py
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-STAGES = ["index", "caption", "shard", "guide", "pretrain", "probe"]
+STAGES = ["index", "caption", "shard", "features", "guide", "pretrain", "probe"]
 
 
 def states(output: str) -> dict[str, str]:
@@ -78,19 +78,19 @@ def test_a_second_run_does_nothing(tgmae: Command, finished: Path) -> None:
     assert after == before
 
 
-def test_another_caption_source_leaves_manifest_and_clips_untouched(
+def test_another_caption_source_leaves_manifest_clips_and_features_untouched(
     tgmae: Command, finished: Path, tmp_path: Path
 ) -> None:
     config = copied(finished, tmp_path)
-    kept = {name: contents(tmp_path / "workspace" / name) for name in ("manifest", "clips")}
+    kept = {name: contents(tmp_path / "workspace" / name) for name in ("manifest", "clips", "features")}
     config.write_text(config.read_text().replace('captions = "blip2"', 'captions = "oracle"'))
     planned = tgmae("run", config, "--plan").stdout
     assert states(planned) == {
-        "index": "current", "caption": "runs", "shard": "current", "guide": "follows", "pretrain": "follows",
-        "probe": "follows",
+        "index": "current", "caption": "runs", "shard": "current", "features": "current", "guide": "follows",
+        "pretrain": "follows", "probe": "follows",
     }  # fmt: skip
     done = tgmae("run", config, "--set", "name=oracle").stdout
-    assert states(done)["index"] == states(done)["shard"] == "current"
+    assert states(done)["index"] == states(done)["shard"] == states(done)["features"] == "current"
     assert states(done)["guide"] == states(done)["pretrain"] == "runs"
     assert {name: contents(tmp_path / "workspace" / name) for name in kept} == kept
     assert (tmp_path / "workspace" / "guides" / "text-blip2" / "stage.json").is_file()  # the other set stays, too
