@@ -55,7 +55,7 @@ class GuideWorker(SidecarWorker):
         fields: Fields = {}
         if scores.maps is not None:
             stored, scale, offset = quantize(scores.maps)
-            meta = meta.model_copy(update={"scale": scale, "offset": offset})
+            meta = meta.model_copy(update={"scale": scale, "offset": offset, "points": scores.points})
             fields["scores.npy"] = npy_bytes(stored)
         if scores.text is not None:
             fields["text.npy"] = npy_bytes(scores.text.astype(np.float16))

@@ -48,6 +48,7 @@ class GuideMeta(BaseModel):
     captions: list[str] = []  # C texts, untrusted; empty for guides without text
     scale: list[float] = []  # C: score = stored * scale + offset
     offset: list[float] = []
+    points: bool = False  # cells overlap: a score is of a place, the cell's centre, not of the cell's area
     missing: str | None = None  # why there is no map
 
 

@@ -106,15 +106,26 @@ def axis_weights(start: float, length: float, source: int, target: int) -> Float
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float64)
 
 
-def resample_map(map_FHW: NDArray[Any], crop: Crop, grid: tuple[int, int]) -> Floats:
+def axis_points(start: float, length: float, source: int, target: int) -> Floats:
+    """As axis_weights, for samples at the centres of the source cells: linear between the two around the target's
+    centre, the last one beyond it."""
+    if length <= 0 or start < -1e-9 or start + length > 1 + 1e-9:
+        raise ValueError(f"the interval [{start}, {start + length}] is not within [0, 1]")
+    places = np.clip((start + length * (np.arange(target) + 0.5) / target) * source - 0.5, 0, source - 1)
+    return np.asarray(np.clip(1 - np.abs(places[:, None] - np.arange(source)), 0, None), np.float64)
+
+
+def resample_map(map_FHW: NDArray[Any], crop: Crop, grid: tuple[int, int], *, points: bool = False) -> Floats:
     """Maps of whole frames as the augmented clip sees them: [..., H, W] to float64 [..., h, w].
 
     A map's cells divide the frame evenly, whatever its size in pixels. Each cell of the crop's grid
-    gets the mean of the map over its area, which is what a patch of the resized crop shows.
+    gets the mean of the map over its area, which is what a patch of the resized crop shows. Of a map of `points`,
+    whose scores are of patches that overlap, it gets the score at its centre: a mean would blur.
     """
     rows, columns = map_FHW.shape[-2:]
-    weights_y = axis_weights(crop.top / crop.frame_height, crop.height / crop.frame_height, rows, grid[0])
-    weights_x = axis_weights(crop.left / crop.frame_width, crop.width / crop.frame_width, columns, grid[1])
+    weigh = axis_points if points else axis_weights
+    weights_y = weigh(crop.top / crop.frame_height, crop.height / crop.frame_height, rows, grid[0])
+    weights_x = weigh(crop.left / crop.frame_width, crop.width / crop.frame_width, columns, grid[1])
     if crop.flip:
         weights_x = weights_x[::-1]
     return np.asarray(weights_y @ map_FHW.astype(np.float64) @ weights_x.T, np.float64)
@@ -136,6 +147,7 @@ def clip_scores(
     *,
     frame_stride: int,
     grid: tuple[int, int, int],
+    points: bool = False,
 ) -> Floats:
     """The score of every token of a clip: float64 [T', h, w], in steps of the stored map (0 to 255).
 
@@ -144,7 +156,7 @@ def clip_scores(
     """
     numbers = map_numbers(frames_T, frame_stride=frame_stride, maps=len(stored_FHW))
     used, place_T = np.unique(numbers, return_inverse=True)
-    maps_THW = resample_map(stored_FHW[used], crop, grid[1:])[place_T]
+    maps_THW = resample_map(stored_FHW[used], crop, grid[1:], points=points)[place_T]
     slices_THW = maps_THW.reshape(grid[0], -1, *grid[1:]).mean(1)
     # Equal areas must tie exactly, on any processor: the last digits depend on the order of summation.
     return np.asarray(np.round(slices_THW, 6), np.float64)

@@ -110,8 +110,8 @@ class Guidance:
 
     def scores(self, entry: int, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
         """A score for every token of a clip: float64 [T', h, w], in steps of the stored map."""
-        stored_FHW = self.array("scores.npy")[entry]
-        return clip_scores(stored_FHW, frames_T, crop, frame_stride=self.meta.frame_stride, grid=grid)
+        stored_FHW, meta = self.array("scores.npy")[entry], self.meta
+        return clip_scores(stored_FHW, frames_T, crop, frame_stride=meta.frame_stride, grid=grid, points=meta.points)
 
     def flow(self, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
         """The flow of a clip towards its middle frame, see train/warp.py."""

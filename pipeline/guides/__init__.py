@@ -23,6 +23,7 @@ Frames = np.ndarray[Any, np.dtype[np.uint8]]  # [F, H, W, 3] RGB
 class Scores:
     maps: Floats | None  # [C, F, gh, gw]; a high score is what a top-k mask hides; None where there are only texts
     text: Floats | None = None  # [C, D], of length 1, where the guide embeds captions
+    points: bool = False  # see schemas.shards.GuideMeta
 
 
 class Guide(Protocol):

@@ -41,6 +41,7 @@ class TextEncoder:
         self._model = _load(options, self._device)
         self._tokenizer = open_clip.get_tokenizer(options.model)
         self._inputs = inputs_of(self._model, options.model, getattr(torch, options.precision), self._device)
+        self.points = options.pitch < options.patch
         self.cells = (Dense if options.method == "dense" else Crops)(self._model, self._inputs, options)
 
     @torch.inference_mode()

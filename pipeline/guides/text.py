@@ -18,6 +18,8 @@ class TextTower(Protocol):
 
 
 class Encoder(TextTower, Protocol):
+    points: bool  # whether cells overlap
+
     def score_frames(self, frames_FHW3: Frames, text_CD: Floats) -> Floats: ...
 
 
@@ -40,25 +42,25 @@ class TextGuide:
 
     def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
         """Raises ValueError when the video has no frame, or no caption."""
-        return _scored(self._encoder.score_frames, chunks, self._embedded(captions))
+        return _scored(self._encoder.score_frames, chunks, self._embedded(captions), self._encoder.points)
 
 
 class CachedTextGuide:
     """TextGuide, with the patches' embeddings out of the cache: the encoder embeds captions only."""
 
-    def __init__(self, encoder: TextTower) -> None:
-        self._embedded = _Embedded(encoder)
+    def __init__(self, encoder: Encoder) -> None:
+        self._embedded, self._points = _Embedded(encoder), encoder.points
 
     def score(self, chunks: Iterable[Codes], captions: list[str]) -> Scores:
         """Raises ValueError when the video has no frame, or no caption."""
-        return _scored(Codes.scores, chunks, self._embedded(captions))
+        return _scored(Codes.scores, chunks, self._embedded(captions), self._points)
 
 
-def _scored(maps: Callable[[Any, Floats], Floats], chunks: Iterable[Any], text_CD: Floats) -> Scores:
+def _scored(maps: Callable[[Any, Floats], Floats], chunks: Iterable[Any], text_CD: Floats, points: bool) -> Scores:
     parts = [maps(chunk, text_CD) for chunk in chunks]
     if not parts:
         raise ValueError("no frame to score")
-    return Scores(np.concatenate(parts, axis=1), text_CD)
+    return Scores(np.concatenate(parts, axis=1), text_CD, points)
 
 
 class _Embedded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from train.augment import (
     Crop,
     anchors,
+    axis_points,
     axis_weights,
     centre_crop,
     clip_scores,
@@ -122,24 +125,35 @@ def test_resampling_is_the_mean_over_pixels(geometry: tuple[np.ndarray[Any, Any]
 
 
 @given(geometries())
-def test_flipping_the_crop_flips_the_map(geometry: tuple[np.ndarray[Any, Any], Crop, tuple[int, int]]) -> None:
-    values, crop, grid = geometry
-    flipped = resample_map(values, Crop(**{**vars(crop), "flip": True}), grid)
-    np.testing.assert_allclose(flipped, resample_map(values, crop, grid)[:, ::-1], atol=1e-9)
-    mirrored = Crop(**{**vars(crop), "left": crop.frame_width - crop.left - crop.width, "flip": True})
-    np.testing.assert_allclose(
-        resample_map(values[:, ::-1], mirrored, grid), resample_map(values, crop, grid), atol=1e-9
-    )
+def test_points_are_sampled_at_the_centres(geometry: tuple[np.ndarray[Any, Any], Crop, tuple[int, int]]) -> None:
+    """scipy's linear interpolation, at the place of each token's centre in the frame."""
+    values, crop, (h, w) = geometry
+    y = (crop.top + crop.height * (np.arange(h) + 0.5) / h) / crop.frame_height * values.shape[0] - 0.5
+    x = (crop.left + crop.width * (np.arange(w) + 0.5) / w) / crop.frame_width * values.shape[1] - 0.5
+    places = np.meshgrid(y, x, indexing="ij")
+    expected = ndimage.map_coordinates(values.astype(float), places, order=1, mode="nearest")
+    np.testing.assert_allclose(resample_map(values, crop, (h, w), points=True), expected, rtol=0, atol=1e-9)
 
 
-@given(geometries(), st.integers(0, 255))
-def test_a_constant_map_stays_constant(
-    geometry: tuple[np.ndarray[Any, Any], Crop, tuple[int, int]], value: int
+@given(geometries(), st.booleans())
+def test_flipping_the_crop_flips_the_map(
+    geometry: tuple[np.ndarray[Any, Any], Crop, tuple[int, int]], points: bool
 ) -> None:
     values, crop, grid = geometry
-    scores = clip_scores(
-        np.full((3, *values.shape), value, np.uint8), np.arange(4), crop, frame_stride=2, grid=(2, *grid)
-    )
+    resample = functools.partial(resample_map, points=points)
+    flipped = resample(values, Crop(**{**vars(crop), "flip": True}), grid)
+    np.testing.assert_allclose(flipped, resample(values, crop, grid)[:, ::-1], atol=1e-9)
+    mirrored = Crop(**{**vars(crop), "left": crop.frame_width - crop.left - crop.width, "flip": True})
+    np.testing.assert_allclose(resample(values[:, ::-1], mirrored, grid), resample(values, crop, grid), atol=1e-9)
+
+
+@given(geometries(), st.integers(0, 255), st.booleans())
+def test_a_constant_map_stays_constant(
+    geometry: tuple[np.ndarray[Any, Any], Crop, tuple[int, int]], value: int, points: bool
+) -> None:
+    values, crop, grid = geometry
+    stored = np.full((3, *values.shape), value, np.uint8)
+    scores = clip_scores(stored, np.arange(4), crop, frame_stride=2, grid=(2, *grid), points=points)
     assert (scores == value).all()
 
 
@@ -150,9 +164,10 @@ def test_weights_are_shares(source: int, target: int, start: float, length: floa
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
 
 
-def test_an_interval_beyond_the_frame_is_refused() -> None:
+@pytest.mark.parametrize("weigh", [axis_weights, axis_points])
+def test_an_interval_beyond_the_frame_is_refused(weigh: Any) -> None:
     with pytest.raises(ValueError, match="not within"):
-        axis_weights(0.5, 0.6, 4, 4)
+        weigh(0.5, 0.6, 4, 4)
 
 
 def test_the_whole_frame_on_its_own_grid_is_the_map_itself() -> None:
