@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,16 +212,14 @@ def why(
     """IoU at ratio 0.6 of centred views, by what differs; beside a grid of half the pitch."""
     grids = {f"grid_stride {pitch}": Scorer(f"why {pitch}", text.model_copy(update={"grid_stride": pitch}))
              for pitch in (patch, patch // 2, patch // 4)}  # fmt: skip
-    offsets = {"aligned": (short - size) // 2 // patch * patch, "half a patch off": patch // 2}
+    offsets = {"aligned": 0, "half a patch off": patch // 2}
     views: dict[str, Callable[[int, int], Crop]] = {
         name: lambda width, height, start=start: Crop(start, start, size, size, width, height)
         for name, start in offsets.items()
-    }  # fmt: skip
+    }
     for scale in sorted({size / short, *GEOMETRY["videomae"][3]}, reverse=True):
         side = round(short * scale)
-        views[f"scale {scale:.3g}: patches of {side / size * patch:.3g} px"] = lambda width, height, side=side: Crop(
-            (width - side) // 2, (height - side) // 2, side, side, width, height
-        )
+        views[f"scale {scale:.3g}: patches of {side / size * patch:.3g} px"] = partial(centred, scale)
     grid = (options.frames // TUBELET, size // patch, size // patch)
     hidden = hidden_per_slice(RATIO, grid[1] * grid[2])
     found: dict[str, dict[str, float]] = {}
@@ -234,6 +233,12 @@ def why(
                 each[pitch].append(iou(truth, top_k(stored_scores(scorer, clip, grid, 1, False), hidden)))
         found[name] = {pitch: round(float(np.mean(values)), 4) for pitch, values in each.items()}
     return found
+
+
+def centred(scale: float, width: int, height: int) -> Crop:
+    """A square of `scale` times the short side, which is that of the stored video: small ones are not enlarged."""
+    side = round(min(width, height) * scale)
+    return Crop((width - side) // 2, (height - side) // 2, side, side, width, height)
 
 
 def read_videos(options: argparse.Namespace, folder: Path, short: int, patch: int) -> tuple[list[Video], Experiment]:

@@ -176,6 +176,8 @@ def test_no_frame_and_no_caption_are_said(clip: str) -> None:
         guide.score([], ["a red star"])
     with pytest.raises(ValueError, match="no caption"):
         guide.score([np.zeros((1, 16, 16, 3), np.uint8)], [])
+    with pytest.raises(ValueError, match="a caption is empty"):
+        guide.score([np.zeros((1, 16, 16, 3), np.uint8)], ["a red star", " "])
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

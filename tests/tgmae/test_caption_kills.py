@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,19 +102,3 @@ def test_a_worker_is_killed_and_replaced(finished: Path, tmp_path: Path, calm: d
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     assert process.wait() == 0 and tables(workspace) == calm
-
-
-def test_a_model_that_cannot_go_on_keeps_what_is_done(
-    finished: Path, tmp_path: Path, calm: dict[str, bytes], tgmae: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    """The actor raises, not about one video: its device is none. The stage stops and the next run ends it."""
-    workspace = workspace_of(finished, tmp_path / "w")
-    process = start(finished, workspace)
-    wait_for_a_part(workspace, process)
-    os.killpg(process.pid, signal.SIGINT)
-    process.wait()
-    kept = parts(workspace)
-    settings = [word for each in [*SLOWLY, "caption.blip2.device=cuda:7"] for word in ("--set", each)]
-    said = tgmae("caption", workspace, "--config", finished, *settings, status=2)
-    assert "cuda:7" in said.stderr and parts(workspace) == kept
-    assert start(finished, workspace).wait() == 0 and tables(workspace) == calm

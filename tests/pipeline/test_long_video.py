@@ -1,0 +1,29 @@
+"""What a worker holds of a video does not grow with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "long_video.py"
+
+
+def peaks(seconds: int) -> dict[str, Any]:
+    command = [sys.executable, str(PROGRAM), "--seconds", str(seconds), "--frame-stride", "8"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_memory_does_not_grow_with_the_video() -> None:
+    """1080p: 400 and 1000 frames, of which more are scored than a chunk holds; 600 frames are 3.7 GB."""
+    short, long = peaks(16), peaks(40)
+    assert (short["frames"], long["frames"]) == (400, 1000)
+    for stage in ("shard_mb", "guide_mb"):
+        assert long[stage] < short[stage] + 150, (short, long)
