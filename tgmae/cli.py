@@ -103,7 +103,9 @@ def index(
 @app.command()
 def caption(
     workspace: Folder,
-    source: Annotated[str | None, typer.Option(help="blip2, blip, oracle, llm, file; or a mix: blip2+llm.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="blip2, blip, lavis, oracle, llm, file; or a mix: blip2+llm.")
+    ] = None,
     ray_address: Address = None,
     max_failures: Budget = None,
     config: Config = None,
@@ -153,13 +155,20 @@ def guide(
     captions: Annotated[
         str | None, typer.Option(help="The caption set of text and embeddings, such as blip2 or blip2+llm.")
     ] = None,
+    grid_stride: Annotated[
+        int | None, typer.Option(help="text: pixels from one patch to the next; below text.patch they overlap.")
+    ] = None,
+    crop_size: Annotated[
+        int | None, typer.Option(help="text: pixels that the encoder is made for, below its own for speed.")
+    ] = None,
     ray_address: Address = None,
     max_failures: Budget = None,
     config: Config = None,
     set: Set = None,
 ) -> None:
     """Score every patch by captions, motion or a class of your own, into tars beside the clips', on Ray."""
-    given = {"workspace": workspace, "captions": captions, "ray__address": ray_address, "max_failures": max_failures}
+    given = {"workspace": workspace, "captions": captions, "text__grid_stride": grid_stride,
+             "text__crop_size": crop_size, "ray__address": ray_address, "max_failures": max_failures}  # fmt: skip
     experiment = _experiment(config, set, **given)
     # Set past the check that the config's mask can use it: here only the guide is made.
     _run("guide", experiment.model_copy(update={"guide": guide}) if guide else experiment)
