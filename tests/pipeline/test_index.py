@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,8 +274,9 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 
 def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path) -> None:
-    for number in range(40):
-        write_video(tmp_path / "data" / f"{number}.mp4", frames=4)
+    one = write_video(tmp_path / "data" / "0.mp4", frames=4)
+    for number in range(1, 600):  # seconds of work
+        shutil.copy(one, one.with_name(f"{number}.mp4"))
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
@@ -291,7 +293,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
     )
     assert process.stderr is not None
     seen = ""
-    while "1/40" not in seen and process.poll() is None:
+    while "1/600" not in seen and process.poll() is None:
         seen += process.stderr.read(1)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: everybody gets it
     _, errors = process.communicate(timeout=60)
@@ -304,7 +306,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
     folder = tmp_path / "w" / "manifest"
     assert not list(folder.rglob("*.tmp")) and read_record(folder) is None
     record: StageRecord = run_index(experiment(tmp_path / "data", tmp_path / "w", format="files"))
-    assert record.counts["done"] == 40
+    assert record.counts["done"] == 600
 
 
 def _alive(group: int) -> bool:

@@ -1,6 +1,7 @@
 """A sweep runs every experiment with every seed, skips what is done, and tells what failed without stopping for it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import UserError
+from schemas.toml import load_experiment
 from tgmae.sweep import experiments
 
 Command = Callable[..., Any]
@@ -37,7 +39,12 @@ def test_seeds_change_the_name_and_every_seed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_and_its_table(tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path]) -> None:
+def test_a_sweep_and_its_table(
+    tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path], finished: Path
+) -> None:
+    made = Path(load_experiment(finished).workspace)
+    for stage in ("manifest", "clips"):
+        shutil.copytree(made / stage, tmp_path / "workspace" / stage)
     config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
     bad = written(tmp_path, "bad.toml", f'base = "{config.name}"\nname = "bad"\n\n[optim]\nbatch_size = 512\n')
     swept = tgmae("sweep", bad, config, "--seeds", 2, *SETS, status=1)
