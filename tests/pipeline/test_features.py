@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zlib
@@ -25,7 +26,7 @@ from pipeline.units import ShardResult
 from schemas.atomic import write_json
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
-from schemas.shards import dequantize, guide_meta, npy_array
+from schemas.shards import dequantize, guide_meta, npy_array, npy_bytes
 from schemas.tables import CLIP_INDEX, FAILURES, read_table
 from tests.pipeline.test_guide import CAPTIONED, NAMES, STRIDE, make_captions, make_clips, tiny_encoder
 from tests.pipeline.test_guide import experiment as plain
@@ -112,6 +113,8 @@ def header(data: bytes, **changes: Any) -> bytes:
     "damage",
     [
         lambda data: data[:-9],
+        lambda data: data[:-1],  # all codes are there, the end of their checksum is not
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         lambda data: b"",
         lambda data: data.replace(b"\n", b"", 1),
         lambda data: header(data, basis="../000000.basis.npz"),
@@ -138,6 +141,34 @@ def test_what_a_stranger_wrote_is_a_broken_video_and_no_more(tmp_path: Path, dam
     assert len(list(read(data, 1, 4))) == 1
     with pytest.raises(BrokenFeatures):
         list(read(damage(data), 1, 4))
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-30],
+        lambda whole: whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+        lambda whole: b"no zip at all",
+        lambda whole: npy_bytes(np.zeros((16, 6))),
+        lambda whole: npz(mean=np.zeros(16, np.float32)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.zeros(16, np.float16)),
+        lambda whole: npz(mean=np.zeros(15, np.float32), axes=np.zeros((16, 6), np.float16)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.array([["a"] * 6] * 16)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.array([[{}] * 6] * 16)),  # a pickle: not opened
+    ],
+)
+def test_a_broken_basis_breaks_videos_and_not_the_stage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    data = pack([features(1, 4)], NAME, saved(tmp_path), 8)
+    (tmp_path / NAME).write_bytes(damage((tmp_path / NAME).read_bytes()))
+    with pytest.raises(BrokenFeatures):
+        list(CachedFeatures(tmp_path)(data, 1, 4))
 
 
 @pytest.fixture(scope="module")
