@@ -85,8 +85,8 @@ def fit_basis(sample: Iterable[Floats], kept: float) -> Basis | None:
     mean_D = total_D / count
     variances, axes = np.linalg.eigh(second_DD / count - np.outer(mean_D, mean_D))
     variances, axes = variances[::-1].clip(0), axes[:, ::-1]
-    lost = 1 - np.cumsum(variances) / max(variances.sum(), np.finfo(np.float64).tiny)
-    keep = int(np.argmax(lost <= 1 - kept)) + 1
+    wanted = kept * variances.sum()
+    keep = min(int((np.cumsum(variances) < wanted).sum()) + 1, len(variances))  # the sum may be rounded below `wanted`
     return Basis(mean_D.astype(np.float32), np.ascontiguousarray(axes[:, :keep].astype(np.float16)))
 
 

@@ -89,6 +89,10 @@ def test_the_basis_holds_the_share_of_variance_and_leaves_out_what_is_not_finite
         assert basis.axes_Dd.shape == (16, count)
         along = centred @ basis.axes_Dd.astype(np.float64)
         assert (along**2).sum() / (centred**2).sum() >= kept - 1e-3
+    whole = fit_basis(sample, 1)
+    assert whole is not None and whole.axes_Dd.shape[1] >= 7  # all that embeddings of seven directions need
+    one = fit_basis([np.ones((2, 3, 4, 16), np.float32)], 0.9)
+    assert one is not None and one.axes_Dd.shape == (16, 1)
     finite = fit_basis([broken[1:], *sample[1:]], 0.9)
     found = fit_basis([broken, *sample[1:]], 0.9)
     assert found is not None and finite is not None and found.save() == finite.save()
