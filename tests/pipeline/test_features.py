@@ -238,6 +238,27 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
 
 
 @pytest.mark.timeout(300)
+def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, local_ray: None) -> None:
+    make_clips(tmp_path, NAMES)
+    make_captions(tmp_path, CAPTIONED)
+    tiny_encoder(tmp_path / "model")
+    crops, dense = cached(tmp_path), cached(tmp_path, method="dense")
+    of_crops = run_features(crops)
+    assert run_features(dense).output != of_crops.output
+    assert run_features(crops) == of_crops  # still there
+    assert run_guide(dense).info["features"] == "model-dense"
+    from_cache = maps(tmp_path / "guides" / "text-oracle")
+    run_guide(dense.model_copy(update={"text": dense.text.model_copy(update={"cache": False})}))
+    direct = maps(tmp_path / "guides" / "text-oracle")
+    assert from_cache.keys() == direct.keys() and len(direct) == 3
+    for key, expected in direct.items():
+        assert np.abs(from_cache[key] - expected).max() < 0.05 * (expected.max() - expected.min())
+    run_guide(crops)
+    of_crops_maps = maps(tmp_path / "guides" / "text-oracle")
+    assert not any(np.allclose(of_crops_maps[key], direct[key], atol=1e-3) for key in direct)
+
+
+@pytest.mark.timeout(300)
 def test_stale_features_are_refused_with_the_reason(tmp_path: Path, local_ray: None) -> None:
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
