@@ -218,7 +218,7 @@ class Text(Section):
     device: str = "auto"
     compile: bool = False  # crops: torch.compile the encoder
     cache: bool = False  # keep the patches' embeddings, so that another caption set needs the text tower only
-    cache_kept: Share = 0.998  # of the embeddings' variance, which decides how many directions are kept
+    cache_kept: Share = 0.999  # of the embeddings' variance, which decides how many directions are kept
     cache_bits: Annotated[int, Field(ge=2, le=8)] = 8  # of a coordinate
 
     @property

@@ -59,8 +59,15 @@ class Basis:
 
 
 def load_basis(path: Path) -> Basis:
-    with np.load(path, allow_pickle=False) as file:
-        return Basis(file["mean"], file["axes"])
+    """Raises ValueError, OSError or BadZipFile for a file that is not what `Basis.save` writes."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            mean_D, axes_Dd = arrays["mean"], arrays["axes"]
+    except (EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} is no basis: {error}") from error
+    if axes_Dd.ndim != 2 or mean_D.shape != axes_Dd.shape[:1] or {mean_D.dtype.kind, axes_Dd.dtype.kind} != {"f"}:
+        raise ValueError(f"{path.name} is no basis: a mean {mean_D.shape} and directions {axes_Dd.shape}")
+    return Basis(mean_D, axes_Dd)
 
 
 def fit_basis(sample: Iterable[Floats], kept: float) -> Basis | None:
@@ -78,8 +85,8 @@ def fit_basis(sample: Iterable[Floats], kept: float) -> Basis | None:
     mean_D = total_D / count
     variances, axes = np.linalg.eigh(second_DD / count - np.outer(mean_D, mean_D))
     variances, axes = variances[::-1].clip(0), axes[:, ::-1]
-    lost = 1 - np.cumsum(variances) / max(variances.sum(), np.finfo(np.float64).tiny)
-    keep = int(np.argmax(lost <= 1 - kept)) + 1
+    wanted = kept * variances.sum()
+    keep = min(int((np.cumsum(variances) < wanted).sum()) + 1, len(variances))  # the sum may be rounded below `wanted`
     return Basis(mean_D.astype(np.float32), np.ascontiguousarray(axes[:, :keep].astype(np.float16)))
 
 
@@ -107,11 +114,12 @@ def pack(chunks: Iterable[Floats], name: str, basis: Basis, bits: int) -> bytes:
 
 
 def inflated(body: bytes, size: int) -> bytes:
-    """Exactly so many bytes, and never more in memory. Raises ValueError when there are fewer or more."""
+    """Exactly so many bytes, and never more in memory. Raises ValueError when there are fewer or more, or when the
+    stream lacks its end, where its checksum is."""
     inflate = zlib.decompressobj()
     content = inflate.decompress(body, size + 1)
-    if len(content) != size:
-        raise ValueError(f"{'more' if len(content) > size else len(content)} bytes where {size} are due")
+    if len(content) != size or not inflate.eof:
+        raise ValueError(f"{'more' if len(content) > size else len(content)} bytes, or no end, where {size} are due")
     return content
 
 
@@ -149,7 +157,7 @@ class CachedFeatures:
             if scored != -(-frames // stride) or header.dims != basis.axes_Dd.shape[1]:
                 raise ValueError(f"{scored} frames of {header.dims} numbers, of a video of {frames} frames")
             stored = np.frombuffer(inflated(body, scored * cells), np.int8)
-        except (ValueError, KeyError, OSError, zlib.error, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, zlib.error, zipfile.BadZipFile) as error:
             raise BrokenFeatures(f"the cached features cannot be read: {' '.join(str(error).split())}") from error
         for count, step in header.chunks:
             part, stored = stored[: count * cells], stored[count * cells :]

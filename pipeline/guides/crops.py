@@ -4,7 +4,8 @@ take the CLS token as the embedding per patch" (section 3.3). Each cell of the g
 What an architecture calls its image embedding (projected class token, or a pooling head) is whatever its encode_image
 gives. Batches are filled across the frames of a chunk, not across videos: a video's numbers then depend on nothing but
 the video (the last bits of a product depend on how many rows it has), and what fails costs one video only. The price
-is a last batch that is not full, once in a chunk of 32 frames: at 336 cells a frame and 1024 crops a batch, 1 in 11.
+is a last batch that is not full, once in a chunk of 32 frames: at 336 cells a frame and 1024 crops a batch, half of the
+eleventh. It takes the time of the crops that it has; only compiled it is padded, to a half, a quarter, ... of a batch.
 
 Legend: F frames, gh x gw cells, N crops, P pixels of a crop's side, S of the encoder's input, D embedding width.
 """

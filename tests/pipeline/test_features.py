@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zlib
@@ -25,7 +26,7 @@ from pipeline.units import ShardResult
 from schemas.atomic import write_json
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
-from schemas.shards import dequantize, guide_meta, npy_array
+from schemas.shards import dequantize, guide_meta, npy_array, npy_bytes
 from schemas.tables import CLIP_INDEX, FAILURES, read_table
 from tests.pipeline.test_guide import CAPTIONED, NAMES, STRIDE, make_captions, make_clips, tiny_encoder
 from tests.pipeline.test_guide import experiment as plain
@@ -88,6 +89,10 @@ def test_the_basis_holds_the_share_of_variance_and_leaves_out_what_is_not_finite
         assert basis.axes_Dd.shape == (16, count)
         along = centred @ basis.axes_Dd.astype(np.float64)
         assert (along**2).sum() / (centred**2).sum() >= kept - 1e-3
+    whole = fit_basis(sample, 1)
+    assert whole is not None and whole.axes_Dd.shape[1] >= 7  # all that embeddings of seven directions need
+    one = fit_basis([np.ones((2, 3, 4, 16), np.float32)], 0.9)
+    assert one is not None and one.axes_Dd.shape == (16, 1)
     finite = fit_basis([broken[1:], *sample[1:]], 0.9)
     found = fit_basis([broken, *sample[1:]], 0.9)
     assert found is not None and finite is not None and found.save() == finite.save()
@@ -112,6 +117,8 @@ def header(data: bytes, **changes: Any) -> bytes:
     "damage",
     [
         lambda data: data[:-9],
+        lambda data: data[:-1],  # all codes are there, the end of their checksum is not
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         lambda data: b"",
         lambda data: data.replace(b"\n", b"", 1),
         lambda data: header(data, basis="../000000.basis.npz"),
@@ -140,6 +147,34 @@ def test_what_a_stranger_wrote_is_a_broken_video_and_no_more(tmp_path: Path, dam
         list(read(damage(data), 1, 4))
 
 
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-30],
+        lambda whole: whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+        lambda whole: b"no zip at all",
+        lambda whole: npy_bytes(np.zeros((16, 6))),
+        lambda whole: npz(mean=np.zeros(16, np.float32)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.zeros(16, np.float16)),
+        lambda whole: npz(mean=np.zeros(15, np.float32), axes=np.zeros((16, 6), np.float16)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.array([["a"] * 6] * 16)),
+        lambda whole: npz(mean=np.zeros(16, np.float32), axes=np.array([[{}] * 6] * 16)),  # a pickle: not opened
+    ],
+)
+def test_a_broken_basis_breaks_videos_and_not_the_stage(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    data = pack([features(1, 4)], NAME, saved(tmp_path), 8)
+    (tmp_path / NAME).write_bytes(damage((tmp_path / NAME).read_bytes()))
+    with pytest.raises(BrokenFeatures):
+        list(CachedFeatures(tmp_path)(data, 1, 4))
+
+
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     import ray
@@ -166,8 +201,10 @@ def maps(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)
-def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(tmp_path: Path, local_ray: None) -> None:
-    """And another caption set leaves the cache as it is."""
+def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
+    tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one is made anew when the other is asked for. Another caption set leaves the cache as it is."""
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -185,17 +222,40 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(tmp_path: Pa
     guide = run_guide(chosen)
     assert guide.counts == {"done": 4, "failed": 0, "shards": 2} and guide.info["features"] == "model-crops"
     from_cache = maps(tmp_path / "guides" / "text-oracle")
-    shutil.rmtree(tmp_path / "guides")
+    capsys.readouterr()
     run_guide(cached(tmp_path).model_copy(update={"text": chosen.text.model_copy(update={"cache": False})}))
+    assert "guide: made anew, because features changed" in capsys.readouterr().err
     direct = maps(tmp_path / "guides" / "text-oracle")
     assert from_cache.keys() == direct.keys() and len(direct) == 3  # one video has no caption
     for key, expected in direct.items():
         spread = expected.max() - expected.min()
         assert np.abs(from_cache[key] - expected).max() < 0.05 * spread
     make_captions(tmp_path, {name: ["another", "text"] for name in CAPTIONED})
-    shutil.rmtree(tmp_path / "guides")
     run_guide(chosen)
+    again = maps(tmp_path / "guides" / "text-oracle")
+    assert again.keys() == direct.keys() and {len(each) for each in again.values()} == {2}  # a map a caption
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+@pytest.mark.timeout(300)
+def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, local_ray: None) -> None:
+    make_clips(tmp_path, NAMES)
+    make_captions(tmp_path, CAPTIONED)
+    tiny_encoder(tmp_path / "model")
+    crops, dense = cached(tmp_path), cached(tmp_path, method="dense")
+    of_crops = run_features(crops)
+    assert run_features(dense).output != of_crops.output
+    assert run_features(crops) == of_crops  # still there
+    assert run_guide(dense).info["features"] == "model-dense"
+    from_cache = maps(tmp_path / "guides" / "text-oracle")
+    run_guide(dense.model_copy(update={"text": dense.text.model_copy(update={"cache": False})}))
+    direct = maps(tmp_path / "guides" / "text-oracle")
+    assert from_cache.keys() == direct.keys() and len(direct) == 3
+    for key, expected in direct.items():
+        assert np.abs(from_cache[key] - expected).max() < 0.05 * (expected.max() - expected.min())
+    run_guide(crops)
+    of_crops_maps = maps(tmp_path / "guides" / "text-oracle")
+    assert not any(np.allclose(of_crops_maps[key], direct[key], atol=1e-3) for key in direct)
 
 
 @pytest.mark.timeout(300)
@@ -241,6 +301,7 @@ def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_i
     *_, first = worker.run(rows[0])
     assert isinstance(first, ShardResult)
     write_json(parts / "000000.json", first.to_json())
+    (folder / "000001.basis.npz").write_bytes(b"of a run with other threads")  # written before its tar, then killed
     written = (folder / "000000.tar").stat().st_mtime_ns
     assert run_features(chosen).output == whole.output
     assert {path.name: path.read_bytes() for path in folder.glob("0*")} == made
