@@ -12,6 +12,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+# Before there is a process group: default arguments in here keep the one they find. Its threads then outlive it,
+# and one that lets a tensor go while the interpreter ends aborts the process.
+import torch.distributed.nn.functional
+
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import dump
