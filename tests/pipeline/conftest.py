@@ -10,6 +10,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
+
+torch.set_num_threads(1)  # models as small as these are slower with more
 
 REAL_CLIPS = "TGMAE_REAL_CLIPS"
 

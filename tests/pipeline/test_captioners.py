@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,15 +70,6 @@ def save_blip2(folder: Path, language: str = "opt", seed: int = 0) -> Path:
     images = BlipImageProcessor(size={"height": 28, "width": 28})
     Blip2Processor(images, tokenizer, num_query_tokens=4).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=["opt", "t5"])

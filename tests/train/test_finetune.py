@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from schemas.stage import read_record
 from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table, video_key, write_table
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
+from tests.train.killing import kill_then_finish
 from tests.train.test_views import spoil
 from train.__main__ import main
 from train.checkpoint import steps
@@ -175,20 +172,7 @@ def test_killed_again_and_again(tune: Tune, tmp_path: Path) -> None:
     config = tmp_path / "killed.toml"
     config.write_text(dump(killed))
     command = [sys.executable, "-m", "train", "finetune", str(config)]
-    rng, kills = np.random.default_rng(), 0
-    metrics = folder(killed) / "metrics.jsonl"
-    while kills < 3 and read_record(folder(killed)) is None:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
-        before = metrics.read_bytes() if metrics.exists() else b""
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes() in (b"", before)):
-            time.sleep(0.02)
-        time.sleep(float(rng.uniform(0, 1.5)))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills, "the run was over before it could be killed"
-    subprocess.run(command, cwd=ROOT, check=True)
+    kill_then_finish(command, folder(killed), kills=3)
     assert curve(whole) == curve(killed) and predictions(whole) == predictions(killed)
     assert read_record(folder(whole)).output == read_record(folder(killed)).output  # type: ignore[union-attr]
 

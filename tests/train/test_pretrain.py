@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from schemas.stage import read_record
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from tests.train.conftest import write_sidecar
+from tests.train.killing import kill_then_finish
 from train.__main__ import main
 from train.checkpoint import steps
 from train.masks import MASKS
@@ -158,20 +156,7 @@ def test_killed_again_and_again(small: Small, tmp_path: Path) -> None:
     whole, killed = small(**changes, name="whole"), small(**changes, name="killed")
     run_pretrain(whole)
     config = written(killed, tmp_path / "killed.toml")
-    rng, kills = np.random.default_rng(), 0
-    metrics = folder(killed) / "metrics.jsonl"
-    while kills < 4 and read_record(folder(killed)) is None:
-        process = subprocess.Popen(command(config), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
-        before = metrics.read_bytes() if metrics.exists() else b""
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes() in (b"", before)):
-            time.sleep(0.02)
-        time.sleep(float(rng.uniform(0, 1.5)))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills, "the run was over before it could be killed"
-    subprocess.run(command(config), cwd=ROOT, check=True)
+    kill_then_finish(command(config), folder(killed), kills=4)
     assert curve(whole) == curve(killed)
     ours, theirs = weights(whole), weights(killed)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
