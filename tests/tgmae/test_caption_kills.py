@@ -17,9 +17,9 @@ from schemas.toml import load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TABLES = ("captions.parquet", "failures.parquet")
-SLOWLY = [  # a frame at a time, many words: seconds a shard, so that there is a middle
-    "caption.videos_per_shard=4", "caption.blip2.batch_size=1", "caption.blip2.max_new_tokens=30",
-    "caption.blip2.min_new_tokens=30",
+SLOWLY = [  # many frames, one at a time, many words: a second a shard, so that there is a middle
+    "caption.videos_per_shard=4", "caption.keyframes=9", "caption.blip2.batch_size=1",
+    "caption.blip2.max_new_tokens=30", "caption.blip2.min_new_tokens=30",
 ]  # fmt: skip
 
 
