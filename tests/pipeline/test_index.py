@@ -293,8 +293,8 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
 
             if __name__ == "__main__":
                 index.probe_file = stuck_on_the_last
-                index.run_index(Experiment(workspace={str(tmp_path / "w")!r},
-                                           index={{"data": {str(tmp_path / "data")!r}, "format": "files", "workers": 2}}))
+                options = {{"data": {str(tmp_path / "data")!r}, "format": "files", "workers": 2}}
+                index.run_index(Experiment(workspace={str(tmp_path / "w")!r}, index=options))
         """)
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
