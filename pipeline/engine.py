@@ -13,7 +13,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,37 +149,63 @@ def _capacity(cpus: float, gpus: float, resources: dict[str, float]) -> int:
     return fit
 
 
+_lasting: ExitStack | None = None  # ends the Ray that is kept, if one is
+
+
+@contextmanager
+def lasting() -> Iterator[ExitStack]:
+    """Within it, the Ray that one stage starts serves the stages after it; close() of what it gives ends that Ray."""
+    global _lasting
+    if _lasting is not None:
+        yield _lasting
+        return
+    kept = _lasting = ExitStack()
+    try:
+        yield kept
+    finally:
+        _lasting = None
+        kept.close()
+
+
 @contextmanager
 def connected(config: Ray) -> Iterator[None]:
-    """Ray, started or joined; left as it was found."""
+    """Ray, started or joined; left as it was found, at the end of lasting() where that is about it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool should not report on its user unasked
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CPU-only actors
     import ray
 
-    if ray.is_initialized():
+    with ExitStack() as own:
+        if not ray.is_initialized():
+            (own if _lasting is None else _lasting).callback(_leave, _join(config))
         yield
-        return
-    if config.address:
-        _reachable(config.address)
-        try:
-            ray.init(address=config.address, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            # Ray hands its token to an address that was named only where it is told to.
-            hint = "" if os.environ.get("RAY_AUTH_MODE") else (
-                ". A cluster asks for a token by default: set RAY_AUTH_MODE=token and give this machine the cluster's "
-                "~/.ray/auth_token"
-            )  # fmt: skip
-            raise UserError(f"cannot join the Ray cluster at {config.address}: {error}{hint}") from error
-        made = None
-    else:
+
+
+def _join(config: Ray) -> Path | None:
+    """Joins the cluster, or starts one and gives the folder of the environments that it makes."""
+    import ray
+
+    if not config.address:
         session = ray.init(include_dashboard=False, logging_level="ERROR").address_info["session_dir"]
-        made = Path(session) / "runtime_resources"
+        return Path(session) / "runtime_resources"
+    _reachable(config.address)
     try:
-        yield
-    finally:
-        ray.shutdown()
-        if made is not None:  # Ray leaves the environments that it made: gigabytes
-            shutil.rmtree(made, ignore_errors=True)
+        ray.init(address=config.address, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        # Ray hands its token to an address that was named only where it is told to.
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else (
+            ". A cluster asks for a token by default: set RAY_AUTH_MODE=token and give this machine the cluster's "
+            "~/.ray/auth_token"
+        )  # fmt: skip
+        raise UserError(f"cannot join the Ray cluster at {config.address}: {error}{hint}") from error
+    return None
+
+
+def _leave(made: Path | None) -> None:
+    import ray
+
+    ray.shutdown()
+    if made is not None:  # Ray leaves the environments that it made: gigabytes
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _reachable(address: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.engine import lasting
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import read_record
@@ -73,16 +74,21 @@ NEEDS = {
     "retrieve": ("shard", "guide", "embed", "pretrain"),
 }
 
+TRAINS = ("pretrain", "finetune", "probe", "retrieve")
+
 
 def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
     """Brings every stage, or those named, up to date; a stage that is current is not touched."""
-    for stage in _wanted(experiment):
-        if only is not None and stage.name not in only:
-            continue
-        step = decide(stage, experiment)
-        say(str(step))
-        if step.state == "runs":
-            stage.run(experiment)
+    with lasting() as ray:
+        for stage in _wanted(experiment):
+            if only is not None and stage.name not in only:
+                continue
+            step = decide(stage, experiment)
+            say(str(step))
+            if step.state == "runs":
+                if stage.name in TRAINS:
+                    ray.close()  # it has the machine to itself
+                stage.run(experiment)
 
 
 def _wanted(experiment: Experiment) -> list[Stage]:

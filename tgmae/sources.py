@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engine import lasting
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.captions import clip_scores, load
@@ -33,10 +34,12 @@ def compare_sources(
     Descriptions of the actions, which a language model would give, lie in configs/world/descriptions.json.
     """
     found: dict[str, dict[str, float]] = {}
+    with lasting():
+        for name in SETS:
+            say(f"== captions {name}")
+            run(with_captions(experiment, name), say, only=STAGES)
     for name in SETS:
-        say(f"== captions {name}")
         variant = with_captions(experiment, name)
-        run(variant, say, only=STAGES)
         workspace = Workspace(Path(variant.workspace))
         texts = load(workspace, name).all
         found[name] = {
