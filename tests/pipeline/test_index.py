@@ -280,7 +280,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
-            import time
+            import signal, time
             from pipeline import index
             from schemas.config import Experiment
 
@@ -292,6 +292,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
                 return probe_file(path)
 
             if __name__ == "__main__":
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background ignores it
                 index.probe_file = stuck_on_the_last
                 options = {{"data": {str(tmp_path / "data")!r}, "format": "files", "workers": 2}}
                 index.run_index(Experiment(workspace={str(tmp_path / "w")!r}, index=options))
@@ -306,7 +307,12 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
     while "1/10" not in seen and process.poll() is None:
         seen += process.stderr.read(1)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: everybody gets it
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     assert process.returncode != 0 and "KeyboardInterrupt" in errors
     assert errors.count("Traceback") == 1, errors
     ended = time.monotonic() + 10
