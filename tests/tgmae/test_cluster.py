@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,8 +53,9 @@ def test_an_error_of_the_user_s_is_not_tried_again(small: Small) -> None:
         train_on_ray("pretrain", too_large)
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small) -> None:
-    changes = {"optim": {"epochs": 8}, "pretrain": {"processes": 1, "save_every": 1}}  # long enough to be killed in
+    changes = {"optim": {"epochs": 6}, "pretrain": {"processes": 1, "save_every": 1}}  # long enough to be killed in
     whole, killed = small(name="whole", **changes), small(name="killed", **changes, **RAY)
     run_pretrain(whole)
     config = folder(killed).parent.parent / "killed.toml"
@@ -66,6 +68,7 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small) -> None
     try:
         while not list((folder(killed) / "checkpoints").glob("step_*")):
             assert driver.poll() is None, driver.stderr and driver.stderr.read()
+            time.sleep(0.02)
         workers = [int(place.parent.name) for place in Path("/proc").glob("[0-9]*/cmdline") if is_worker(place)]
         assert workers
         for worker in workers:
@@ -77,4 +80,4 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small) -> None
     assert "a process on Ray died (1 of 3)" in said
     ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (killed, whole))
     assert all(ours[name].equal(theirs[name]) for name in ours)
-    assert [line["step"] for line in read(folder(killed) / "metrics.jsonl")] == list(range(1, 25))
+    assert [line["step"] for line in read(folder(killed) / "metrics.jsonl")] == list(range(1, 19))
