@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.engine import lasting
-from schemas.config import Experiment
+from schemas.config import Experiment, StageName
 from schemas.errors import UserError
 from schemas.stage import read_record
 from tgmae.stages import STAGES, Stage, sources
@@ -74,7 +74,8 @@ NEEDS = {
     "retrieve": ("shard", "guide", "embed", "pretrain"),
 }
 
-TRAINS = ("pretrain", "finetune", "probe", "retrieve")
+DATA = tuple(name for name in NEEDS if name not in get_args(StageName))
+"""Stages before any training, which experiments share."""
 
 
 def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
@@ -86,8 +87,8 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
             step = decide(stage, experiment)
             say(str(step))
             if step.state == "runs":
-                if stage.name in TRAINS:
-                    ray.close()  # it has the machine to itself
+                if stage.name not in DATA:
+                    ray.close()  # training has the machine to itself
                 stage.run(experiment)
 
 

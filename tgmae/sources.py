@@ -26,6 +26,7 @@ SETS = {  # caption set -> what the paper calls it
 STAGES = ("source", "caption", "features", "guide")
 
 
+@lasting()
 def compare_sources(
     experiment: Experiment, truth: Path, say: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:
@@ -34,12 +35,10 @@ def compare_sources(
     Descriptions of the actions, which a language model would give, lie in configs/world/descriptions.json.
     """
     found: dict[str, dict[str, float]] = {}
-    with lasting():
-        for name in SETS:
-            say(f"== captions {name}")
-            run(with_captions(experiment, name), say, only=STAGES)
     for name in SETS:
+        say(f"== captions {name}")
         variant = with_captions(experiment, name)
+        run(variant, say, only=STAGES)
         workspace = Workspace(Path(variant.workspace))
         texts = load(workspace, name).all
         found[name] = {

@@ -12,10 +12,9 @@ from pathlib import Path
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from tgmae.run import run
+from tgmae.run import DATA, run
 
 SEEDED = ("pretrain", "finetune")  # sections that have a seed
-DATA = ("index", "source", "caption", "shard", "embed", "guide")  # stages that experiments share
 
 
 def experiments(configs: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Experiment]:

@@ -12,6 +12,8 @@ import pytest
 
 from schemas.errors import UserError
 from schemas.toml import load_experiment
+from tgmae.run import DATA
+from tgmae.stages import STAGES
 from tgmae.sweep import experiments
 
 Command = Callable[..., Any]
@@ -35,6 +37,12 @@ def test_seeds_change_the_name_and_every_seed(tmp_path: Path) -> None:
     assert [each.name for each in experiments([one], [], seeds=1)] == ["one"]
     with pytest.raises(UserError, match="several experiments are called one in one workspace"):
         experiments([one, one], [], seeds=1)
+
+
+def test_experiments_share_every_stage_before_training() -> None:
+    """On a cluster these come first, one experiment after the other, the cache of features among them."""
+    shared = {stage.name for stage in STAGES} - {"pretrain", "finetune", "probe", "retrieve"}
+    assert set(DATA) == shared | {"source"} and "features" in DATA
 
 
 @pytest.mark.slow
