@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import av
@@ -59,13 +60,12 @@ def measure(folder: Path, frame_stride: int) -> dict[str, object]:
     from pipeline.units import ShardResult, Unit
     from schemas.tables import CAPTIONS, FAILURES, MANIFEST, read_table, write_table
     from tgmae.demo import demo_experiment
-    from tgmae.stages import STAGES
+    from tgmae.run import run
 
     overrides = ["index.format=files", "shard.short_side=256", "text.patch=16", "text.cache=false",
                  f"text.frame_stride={frame_stride}"]  # fmt: skip
     experiment = demo_experiment(folder, folder / "data", overrides)
-    (index,) = (stage for stage in STAGES if stage.name == "index")
-    index.run(experiment)
+    run(experiment, partial(print, file=sys.stderr), only=("index",))
     rows = read_table(Path(experiment.workspace) / "manifest" / "manifest.parquet", MANIFEST).to_pylist()
     clips, captions, guide = folder / "clips", folder / "captions", folder / "guide"
     text = {"key": rows[0]["key"], "video_id": rows[0]["video_id"], "caption": 0, "text": "a white bar"}

@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -42,7 +43,7 @@ from schemas.config import Experiment, Text
 from schemas.shards import ClipMeta, quantize
 from schemas.workspace import Workspace
 from tgmae.demo import demo_experiment
-from tgmae.stages import STAGES
+from tgmae.run import run
 from train.augment import Crop, clip_scores, multi_scale_crop, resize_crop
 from train.masks import hidden_per_slice, top_k
 from train.reading import decode, read_clip
@@ -252,9 +253,7 @@ def read_videos(options: argparse.Namespace, folder: Path, short: int, patch: in
     if options.model:
         overrides += [f"text.model={options.model}", f"text.pretrained={options.pretrained}"]
     experiment = demo_experiment(folder, data, overrides)
-    for stage in STAGES:
-        if stage.name in ("index", "shard"):
-            stage.run(experiment)
+    run(experiment, partial(print, file=sys.stderr), only=("index", "shard"))
     texts = {}
     if options.data is None:
         plan = json.loads((data / "truth" / "world.json").read_bytes())["videos"]

@@ -17,10 +17,12 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from pipeline.world.write import write_world
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.demo import demo_experiment
-from tgmae.stages import STAGES
+from tgmae.run import run
 from train.augment import Crop, multi_scale_crop, resize_crop
 from train.cubes import normalise
 from train.masks import make_mask
@@ -72,9 +74,7 @@ def main() -> None:
 def built(out: Path, data: Path, *overrides: str) -> Experiment:
     """An experiment whose stages up to the guide are done."""
     experiment = demo_experiment(out, data, [*SIZES, *overrides])
-    for stage in STAGES:
-        if stage.name in ("index", "shard", "guide") and stage.wanted(experiment):
-            stage.run(experiment)
+    run(experiment, partial(print, file=sys.stderr), only=("index", "shard", "guide"))
     return experiment
 
 

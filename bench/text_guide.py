@@ -19,9 +19,11 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ from schemas.shards import quantize
 from schemas.tables import CAPTIONS, CLIP_INDEX, FAILURES, read_table, write_table
 from schemas.workspace import Workspace, shard_name
 from tgmae.demo import demo_experiment
-from tgmae.stages import STAGES
+from tgmae.run import run
 from train.augment import axis_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -103,9 +105,7 @@ def with_clips(options: argparse.Namespace, folder: Path, data: Path) -> Experim
     if options.model:
         overrides += [f"text.model={options.model}", f"text.pretrained={options.pretrained}"]
     experiment = demo_experiment(folder, data, overrides)
-    for stage in STAGES:
-        if stage.name in ("index", "shard"):
-            stage.run(experiment)
+    run(experiment, partial(print, file=sys.stderr), only=("index", "shard"))
     return experiment
 
 
@@ -225,11 +225,11 @@ def cache(
     shards = units(rows)
 
     def guide(source: Any, where: Path, out: str, captions: Path, read: Any, member: str, units: list[Unit]) -> Any:
-        return run(GuideWorker(source, where, captions, folder / out, text.frame_stride, read, member), units)
+        return timed(GuideWorker(source, where, captions, folder / out, text.frame_stride, read, member), units)
 
     direct = guide(TextGuide(encoder), clips, "a", captions[0], scored_frames, "mp4", shards)
     embed = remembered(encoder.features)
-    build = run(FeaturesWorker(embed, clips, features, text), shards)
+    build = timed(FeaturesWorker(embed, clips, features, text), shards)
     places = [{**row, **place} for row, place in zip(rows, build["rows"], strict=True)]
     cached = guide(
         CachedTextGuide(encoder), features, "b", captions[1], CachedFeatures(features), MEMBER, units(places)
@@ -241,7 +241,7 @@ def cache(
     def kept(share: float) -> dict[str, Any]:
         """Of a cache that keeps so much of the variance."""
         where = folder / f"features-{share}"
-        made = run(FeaturesWorker(embed, clips, where, text.model_copy(update={"cache_kept": share})), shards)
+        made = timed(FeaturesWorker(embed, clips, where, text.model_copy(update={"cache_kept": share})), shards)
         maps: dict[str, Array] = {}
         for row, place in zip(rows, made["rows"], strict=True):
             codes = CachedFeatures(where)(read(where, place)[MEMBER], text.frame_stride, row["frames"])
@@ -286,7 +286,7 @@ def cache_length(folder: Path, rows: list[Row]) -> float:
     return mean_length(rows) + sum(path.stat().st_size for path in folder.glob("*.basis.npz")) / len(rows)
 
 
-def run(worker: FeaturesWorker | GuideWorker, units: list[Unit]) -> dict[str, Any]:
+def timed(worker: FeaturesWorker | GuideWorker, units: list[Unit]) -> dict[str, Any]:
     began = time.perf_counter()
     results = [event for unit in units for event in worker.run(unit) if isinstance(event, ShardResult)]
     assert not any(result.failures for result in results), results[0].failures
