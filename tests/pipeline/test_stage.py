@@ -139,6 +139,8 @@ def test_an_error_of_the_worker_stops_the_stage_and_the_next_run_goes_on(tmp_pat
     (tmp_path / "log").unlink()
     make(tmp_path / "out", tmp_path / "log")
     assert {int(shard) for shard in (tmp_path / "log").read_text().split()} == {0, 1, 2, 3} - done and done
+    make(tmp_path / "calm", tmp_path / "calm.log")
+    assert visible(tmp_path / "out") == visible(tmp_path / "calm")
 
 
 def test_no_output_at_all_is_an_error_that_quotes_the_first_reason(tmp_path: Path) -> None:
