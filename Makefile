@@ -7,7 +7,7 @@ SUPPORTED := 3.10 to 3.13
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench world-table demo-models clean
+.PHONY: help setup demo test golden golden-update lint bench world-table demo-models clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ demo: $(READY) ## run every stage on the embedded world; the report lies under w
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+golden: $(READY) ## check that every stage still leaves the same bytes and losses on a fixed small world
+	$(BIN)/python -m pytest tests/golden
+
+golden-update: $(READY) ## accept what they leave now: rewrites tests/golden/expected.json
+	$(BIN)/python -m tests.golden.trail
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
