@@ -44,11 +44,11 @@ from schemas.shards import ClipMeta, quantize
 from schemas.workspace import Workspace
 from tgmae.demo import demo_experiment
 from tgmae.run import run
-from train.augment import Crop, clip_scores, multi_scale_crop, resize_crop
-from train.masks import hidden_per_slice, top_k
-from train.reading import decode, read_clip
-from train.sampling import generator, random_frames
-from train.videos import open_videos
+from train.data.augment import Crop, clip_scores, multi_scale_crop, resize_crop
+from train.data.reading import decode, read_clip
+from train.data.sampling import generator, random_frames
+from train.data.videos import open_videos
+from train.masking.masks import hidden_per_slice, top_k
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TUBELET = 2

@@ -38,14 +38,14 @@ from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.demo import demo_experiment
 from tgmae.run import run
-from train.augment import Crop, multi_scale_crop, resize_crop
-from train.cubes import normalise
-from train.masks import make_mask
-from train.objective import model_config
-from train.reading import decode, read_clip
-from train.sampling import BatchPlan, generator, random_frames
-from train.stream import ClipDataset, stream
-from train.videos import open_videos
+from train.data.augment import Crop, multi_scale_crop, resize_crop
+from train.data.reading import decode, read_clip
+from train.data.sampling import BatchPlan, generator, random_frames
+from train.data.stream import ClipDataset, stream
+from train.data.videos import open_videos
+from train.masking.masks import make_mask
+from train.models.cubes import normalise
+from train.models.objective import model_config
 
 SIZES = [
     "clip.size=224", "clip.frames=16", "clip.stride=4", "clip.flip=true", "clip.scales=[1.0, 0.875, 0.75, 0.66]",

@@ -49,7 +49,7 @@ from schemas.tables import CAPTIONS, CLIP_INDEX, FAILURES, read_table, write_tab
 from schemas.workspace import Workspace, shard_name
 from tgmae.demo import demo_experiment
 from tgmae.run import run
-from train.augment import axis_weights
+from train.data.augment import axis_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HALF_CROPS = "crops, half the size"

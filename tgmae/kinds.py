@@ -10,7 +10,7 @@ from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.report import Picture
 from tgmae.run import run
-from train.metrics import FILE, read
+from train.engine.metrics import FILE, read
 from train.pictures import loss_curve, save_png
 
 GUIDES = {  # kind of mask -> the guide it needs

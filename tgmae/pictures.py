@@ -11,12 +11,12 @@ from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.report import Picture
 from tgmae.views import View, guided_views, token_grid
-from train.augment import resize_crop
-from train.masks import make_mask
+from train.data.augment import resize_crop
+from train.data.reading import decode
+from train.data.sampling import generator
+from train.data.videos import open_videos
+from train.masking.masks import make_mask
 from train.pictures import loss_curve, mask_picture, save_png
-from train.reading import decode
-from train.sampling import generator
-from train.videos import open_videos
 
 
 def mask_pictures(experiment: Experiment, folder: Path, *, count: int) -> list[Picture]:

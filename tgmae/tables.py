@@ -20,7 +20,7 @@ from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.paper import FT, LP, R1, R5, TABLES, Row
 from tgmae.sweep import SEEDED
-from train.results import FILE, Result, read_result
+from train.evaluation.results import FILE, Result, read_result
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "paper"
 COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its metric
@@ -32,7 +32,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its 
     R5: ("retrieve", "r@5"),
     "text to video R@5": ("retrieve", "text_to_video_r@5"),
 }
-ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/resume.py)
+ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/engine/resume.py)
 Group = list[Result]
 
 

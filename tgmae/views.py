@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 from schemas.config import Experiment
 from schemas.shards import ClipMeta
 from schemas.workspace import Workspace
-from train.augment import Crop, centre_crop
-from train.reading import read_clip, read_guidance
-from train.sampling import spread_frames
-from train.videos import open_videos
-from train.warp import speeds
+from train.data.augment import Crop, centre_crop
+from train.data.reading import read_clip, read_guidance
+from train.data.sampling import spread_frames
+from train.data.videos import open_videos
+from train.masking.carried_map import speeds
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class View:
-    """T frames of a clip, T' time slices of S frames, h x w the token grid, C captions; H, W, 2 as in train/warp.py."""
+    """T frames of a clip, T' time slices of S frames, h x w the token grid, C captions.
+
+    H, W and 2 are those of train/data/clip_flow.py.
+    """
 
     key: str
     meta: ClipMeta

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from train.classes import names_in
-from train.hf import save_hf
-from train.model import Classifier, Encoder, PretrainModel
-from train.sources import MODEL
-from train.weights import load_into, read_weights
+from train.data.classes import names_in
+from train.models.hf import save_hf
+from train.models.videomae import Classifier, Encoder, PretrainModel
+from train.models.weight_files import MODEL
+from train.models.weights import load_into, read_weights
 
 
 def export_hf(run: Path, out: Path) -> str:

@@ -26,26 +26,28 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
-from train import outcome, resume
-from train.classes import NAMES, Classes, names_in, read_classes
-from train.cubes import normalise
-from train.distributed import Ranks, launch, process_group, share_cores, under_torchrun
-from train.labelled import LabelledBatch, LabelledDataset, labelled_batches
-from train.loop import Loop, common_facts
-from train.model import Classifier
-from train.objective import model_config
+from train.data.classes import NAMES, Classes, names_in, read_classes
+from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
+from train.data.recipe import Mixing, rand_augment, smoothed
+from train.data.sampling import BatchPlan, generator
+from train.data.splits import labelled_split
+from train.data.videos import Videos, open_videos
+from train.data.views import ViewsDataset
+from train.engine import resume
+from train.engine.distributed import Ranks, launch, process_group, share_cores, under_torchrun
+from train.engine.loop import Loop, common_facts
+from train.engine.record import finish
+from train.engine.sharding import whole_state
+from train.evaluation import test_results
+from train.evaluation.predictions import predict
+from train.evaluation.results import Checkpoint
+from train.models.cubes import normalise
+from train.models.objective import model_config
+from train.models.videomae import Classifier
+from train.models.weight_files import weights_to_judge
+from train.models.weights import load_into, read_weights
 from train.pretrain import MODEL, save_module
-from train.recipe import Mixing, rand_augment, smoothed
-from train.record import finish
-from train.results import Checkpoint
-from train.sampling import BatchPlan, generator
-from train.sharding import whole_state
-from train.sources import weights_to_judge
 from train.specs import finetune_spec, finetune_training_spec, training_part
-from train.splits import labelled_split
-from train.videos import Videos, open_videos
-from train.views import ViewsDataset, predict
-from train.weights import load_into, read_weights
 
 HEAD = ("head.", "fc_norm.")
 
@@ -54,7 +56,7 @@ def run_finetune(experiment: Experiment, *, restart: bool = False) -> StageRecor
     """Fine-tunes and tests, or goes on where the run of this name was stopped; returns at once when it is complete.
 
     Leaves model.safetensors (a Classifier's state), config.toml, metrics.jsonl, tensorboard/, checkpoints/, the
-    files of train/outcome.py and stage.json in runs/<name>/finetune. `restart`: see run_pretrain.
+    files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `restart`: see run_pretrain.
     Errors: UserError, as run_pretrain, and for labels, splits or weights that cannot be used.
     """
     spec, training = finetune_spec(experiment), finetune_training_spec(experiment)
@@ -73,7 +75,7 @@ def run_finetune(experiment: Experiment, *, restart: bool = False) -> StageRecor
         if ranks.main:
             if before is not None and before.fingerprint != training.fingerprint:
                 resume.move_aside(training, before.fingerprint)
-            resume.prepare(experiment, training, (MODEL, *outcome.FILES), fresh=found is None)
+            resume.prepare(experiment, training, (MODEL, *test_results.FILES), fresh=found is None)
         if found is not None:
             tuner.resume(*found)
         tuner.train()
@@ -211,7 +213,7 @@ def _finish(tuner: Tuner, spec: StageSpec, data: Data) -> None:
         return
     seconds = tuner.seconds + time.perf_counter() - begun
     train_K = np.bincount(data.train.column("label"), minlength=len(data.classes))
-    result = outcome.write(
+    result = test_results.write(
         folder, experiment, data.classes, data.test, train_K, predictions, checkpoint=tuner.start, seconds=seconds
     )
     for warning in result.warnings:

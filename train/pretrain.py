@@ -5,7 +5,7 @@
 
 A run that is killed and started again ends in the same weights as one that was not: bit for bit on
 CPU in float32. For this, nothing random outlives an update: the stream is a pure function of its
-position (train/stream.py), and torch's generator is seeded anew for every update.
+position (train/data/stream.py), and torch's generator is seeded anew for every update.
 
 Gradients are accumulated over `optim.accumulate` micro-batches. The masked-autoencoder loss is then
 that of the whole batch; the contrastive loss is not, for its negatives and its batch norm see one
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from schemas.atomic import replacing
 from schemas.config import Experiment
 from schemas.stage import StageRecord, read_record, required_record
-from train import resume
-from train.distributed import launch, process_group, share_cores, under_torchrun
-from train.record import finish
-from train.sharding import whole_state
-from train.sources import HEAD, MODEL
+from train.engine import resume
+from train.engine.distributed import launch, process_group, share_cores, under_torchrun
+from train.engine.record import finish
+from train.engine.sharding import whole_state
+from train.models.weight_files import HEAD, MODEL
 from train.specs import pretrain_spec
 from train.trainer import Trainer
 

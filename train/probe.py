@@ -2,8 +2,9 @@
 
     python -m train probe work/demo.toml
 
-Three classifiers on the same features: logistic regression solved to the end (`top1`, train/linear.py), MAE's linear
-layer trained in steps (`top1_sgd`) and weighted k nearest neighbours (`top1_knn`, train/neighbours.py).
+Three classifiers on the same features: logistic regression solved to convergence (`top1`) and MAE's linear layer
+trained by SGD (`top1_sgd`), both in train/evaluation/linear.py, and weighted k nearest neighbours (`top1_knn`,
+train/evaluation/neighbours.py).
 
 Shape suffixes: S videos, R of them read and for training, Q read and for the test, D width of the features, K classes
 with training videos.
@@ -24,16 +25,16 @@ from schemas.config import Experiment, Probe
 from schemas.stage import FILE as RECORD
 from schemas.stage import StageRecord, read_record
 from schemas.workspace import Workspace
-from train.evaluation import accuracies
-from train.features import Features
-from train.judged import Judged, Missing, missing_videos
-from train.linear import Sweep, choose_lr, fit_logistic, fit_steps, standardise, step_scores
-from train.neighbours import nearest, votes
-from train.record import finish
-from train.results import write_result
+from train.data.splits import Bools, labelled_split
+from train.data.videos import Videos, open_videos
+from train.engine.record import finish
+from train.evaluation.accuracy import accuracies
+from train.evaluation.frozen_encoder import Judged, Missing, missing_videos
+from train.evaluation.linear import Sweep, choose_lr, fit_logistic, fit_steps, standardise, step_scores
+from train.evaluation.neighbours import nearest, votes
+from train.evaluation.results import write_result
+from train.evaluation.video_features import Features
 from train.specs import probe_spec
-from train.splits import Bools, labelled_split
-from train.videos import Videos, open_videos
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -5,7 +5,7 @@
 R@k is the share of query videos of whose k nearest by cosine one is of their class. The queries are the test videos;
 the gallery is the other test videos (`r@k`, leave one out) or the training videos (`train_r@k`). The paper does not say
 which its Table 3 means (docs/probe_and_retrieval.md), so both are there. With `retrieve.group` both are also counted
-without the videos of the query's own group (`other_groups_...`). Captions: train/text_retrieval.py.
+without the videos of the query's own group (`other_groups_...`). Captions: train/evaluation/text_retrieval.py.
 
 Shape suffixes: S videos, Q queries, G gallery, N neighbours, D width of the features.
 """
@@ -29,16 +29,16 @@ from schemas.stage import FILE as RECORD
 from schemas.stage import StageRecord, read_record
 from schemas.tables import write_table
 from schemas.workspace import Workspace
-from train.features import Features
-from train.judged import Judged, missing_videos
-from train.neighbours import KS, Neighbours, nearest, recalls
-from train.record import finish
-from train.results import FILE as RESULT
-from train.results import write_result
+from train.data.splits import Bools, labelled_split
+from train.data.videos import Videos, open_videos
+from train.engine.record import finish
+from train.evaluation.frozen_encoder import Judged, missing_videos
+from train.evaluation.neighbours import KS, Neighbours, nearest, recalls
+from train.evaluation.results import FILE as RESULT
+from train.evaluation.results import write_result
+from train.evaluation.text_retrieval import text_recalls
+from train.evaluation.video_features import Features
 from train.specs import retrieve_spec
-from train.splits import Bools, labelled_split
-from train.text_retrieval import text_recalls
-from train.videos import Videos, open_videos
 
 Ints = NDArray[np.int64]
 NEIGHBOURS = "neighbours.parquet"

@@ -14,8 +14,8 @@ from schemas.config import SPEAKING, Experiment, Frozen
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
-from train.sources import HEAD, weights_digest, weights_to_judge
-from train.videos import guide_command
+from train.data.videos import guide_command
+from train.models.weight_files import HEAD, weights_digest, weights_to_judge
 
 # On what is learned.
 NO_EFFECT = {"processes", "workers", "device", "log_every", "save_every", "keep", "compile", "fsdp", "wandb"}

@@ -8,14 +8,14 @@ from torch import Tensor
 from schemas.config import ARVideo, Experiment, Mask
 from schemas.stage import StageSpec
 from schemas.workspace import Workspace
-from train.arvideo import cut, kept_tokens
-from train.distributed import Ranks
-from train.loop import Loop, common_facts
-from train.masks import hidden_per_slice
-from train.objective import Objective
-from train.sampling import BatchPlan
-from train.stream import Batch, ClipDataset, stream, text_width
-from train.videos import videos_to_pretrain_on
+from train.data.sampling import BatchPlan
+from train.data.stream import Batch, ClipDataset, stream, text_width
+from train.data.videos import videos_to_pretrain_on
+from train.engine.distributed import Ranks
+from train.engine.loop import Loop, common_facts
+from train.masking.masks import hidden_per_slice
+from train.models.arvideo import cut, kept_tokens
+from train.models.objective import Objective
 
 
 class Trainer(Loop):

@@ -102,8 +102,11 @@ def trail(folder: Path) -> dict[str, Any]:
         name = record_file.parent.relative_to(workspace.root).as_posix()
         record = read_record(record_file.parent)
         assert record is not None
-        left[name] = {"fingerprint": record.fingerprint, "output": record.output, "counts": record.counts,
-                      **numbers(record_file.parent)}  # fmt: skip
+        left[name] = {"counts": record.counts, **numbers(record_file.parent)}
+        if record.stage != "index":  # its fingerprint holds the times of the files
+            left[name]["fingerprint"] = record.fingerprint
+        if record.stage != "retrieve":  # its output holds the date
+            left[name]["output"] = record.output
     return left
 
 

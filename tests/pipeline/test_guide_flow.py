@@ -118,8 +118,9 @@ def test_the_stored_flow_is_within_half_a_step(engine: str) -> None:
 
 def test_the_trainer_follows_it() -> None:
     """Through storage, crop and flip: a panned texture moves in the clip as it was panned."""
-    from train.augment import Crop
-    from train.warp import FINE, clip_flow
+    from train.data.augment import Crop
+    from train.data.clip_flow import clip_flow
+    from train.masking.carried_map import FINE
 
     stride, dx, dy = 2, 3, -2
     every = panned(17, dx, dy)

@@ -156,7 +156,7 @@ def test_gaps_are_filled_from_both_sides(x_THW: Floats) -> None:
 @settings(deadline=None, max_examples=60)
 def test_a_map_is_the_mean_over_the_frames_that_take_it(frames: int, stride: int) -> None:
     """Those for which the trainer takes it."""
-    from train.augment import map_numbers
+    from train.data.augment import map_numbers
 
     maps_THW = np.random.default_rng(frames).random((frames, 2, 2)).astype(np.float32)
     scored = -(-frames // stride)

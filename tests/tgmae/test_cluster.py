@@ -16,7 +16,7 @@ from schemas.errors import UserError
 from schemas.toml import dump
 from schemas.workspace import Workspace
 from tgmae.cluster import train_on_ray
-from train.metrics import read
+from train.engine.metrics import read
 from train.pretrain import run_pretrain
 
 # Ray warns of itself.

@@ -20,16 +20,16 @@ from schemas.config import ARVideo, Experiment
 from schemas.errors import UserError
 from schemas.stage import read_record
 from schemas.workspace import Workspace
-from train.arvideo import ARVideoModel, CrossAttention, cut, draw, kept_tokens
-from train.cubes import cubes_from_clip
-from train.losses import reconstruction_loss
-from train.metrics import read
-from train.model import Classifier, VideoMAEConfig
-from train.objective import Objective, build_model
+from train.data.stream import Batch, ClipDataset, collate
+from train.data.videos import videos_to_pretrain_on
+from train.engine.metrics import read
+from train.models.arvideo import ARVideoModel, CrossAttention, cut, draw, kept_tokens
+from train.models.cubes import cubes_from_clip
+from train.models.losses import reconstruction_loss
+from train.models.objective import Objective, build_model
+from train.models.videomae import Classifier, VideoMAEConfig
 from train.pretrain import MODEL, run_pretrain
 from train.probe import run_probe
-from train.stream import Batch, ClipDataset, collate
-from train.videos import videos_to_pretrain_on
 
 torch.set_num_threads(1)
 

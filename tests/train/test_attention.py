@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from train.attention import Attention, Block, DividedBlock, divided_masks
-from train.model import Classifier, Encoder, PretrainModel, VideoMAEConfig
+from train.models.attention import Attention, Block, DividedBlock, divided_masks
+from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig
 
 torch.set_num_threads(1)
 

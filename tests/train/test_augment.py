@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from train.augment import (
+from train.data.augment import (
     Crop,
     anchors,
     axis_points,

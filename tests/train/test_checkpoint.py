@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from schemas.errors import UserError
-from train import checkpoint
-from train.checkpoint import Position
-from train.optim import parameter_groups
+from train.engine import checkpoint
+from train.engine.checkpoint import Position
+from train.engine.optim import parameter_groups
 
 SPEC: dict[str, Any] = {"fingerprint": "abc"}
 

@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 from schemas.errors import UserError
 from schemas.workspace import Workspace
-from train.classes import Classes, Head, read_classes
-from train.evaluation import accuracies, best, confusion, mean_class_accuracy, top_k
-from train.videos import open_videos
+from train.data.classes import Classes, Head, read_classes
+from train.data.videos import open_videos
+from train.evaluation.accuracy import accuracies, best, confusion, mean_class_accuracy, top_k
 
 NONE = np.zeros(0, np.int64)
 

@@ -19,12 +19,12 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import dump
 from tgmae.cli import app
-from train.cubes import normalise
 from train.export import export_hf
-from train.model import Classifier, PretrainModel, model_config
-from train.objective import Objective, build_model
+from train.models.cubes import normalise
+from train.models.objective import Objective, build_model
+from train.models.videomae import Classifier, PretrainModel, model_config
+from train.models.weights import read_weights
 from train.pretrain import MODEL, save_module
-from train.weights import read_weights
 
 torch.set_num_threads(1)
 

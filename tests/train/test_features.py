@@ -15,11 +15,11 @@ from schemas.config import Experiment, Probe
 from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tests.train.test_views import spoil
-from train.features import Features, ViewDataset, extract, kept_features
-from train.objective import build_model
-from train.reading import read_clip
-from train.videos import Videos, open_videos
-from train.views import read_views
+from train.data.reading import read_clip
+from train.data.videos import Videos, open_videos
+from train.data.views import read_views
+from train.evaluation.video_features import Features, ViewDataset, extract, kept_features
+from train.models.objective import build_model
 
 Small = Callable[..., Experiment]
 CPU = torch.device("cpu")

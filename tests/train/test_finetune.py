@@ -24,14 +24,14 @@ from schemas.workspace import Workspace
 from tests.train.killing import kill_then_finish
 from tests.train.test_views import spoil
 from train.__main__ import main
-from train.checkpoint import steps
+from train.data.labelled import LabelledDataset
+from train.data.videos import open_videos
+from train.engine.checkpoint import steps
+from train.engine.loop import Loop
+from train.engine.metrics import read
+from train.evaluation.results import Result, read_result
 from train.finetune import Data, Tuner, run_finetune
-from train.labelled import LabelledDataset
-from train.loop import Loop
-from train.metrics import read
 from train.pretrain import run_pretrain
-from train.results import Result, read_result
-from train.videos import open_videos
 
 Small = Callable[..., Experiment]
 Tune = Callable[..., Experiment]
@@ -231,7 +231,7 @@ def test_the_encoder_is_the_pretrained_one(tune: Tune, small: Small, workspace: 
 
 
 def tuner(experiment: Experiment) -> Tuner:
-    from train.distributed import Ranks
+    from train.engine.distributed import Ranks
     from train.specs import finetune_training_spec
 
     return Tuner(experiment, finetune_training_spec(experiment), Ranks(0, 1, torch.device("cpu")), Data(experiment))

@@ -14,8 +14,8 @@ from transformers import VideoMAEConfig as HFConfig
 from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from train.cubes import IMAGENET_MEAN, IMAGENET_STD, cubes_from_clip, normalise
-from train.hf import (
+from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD, cubes_from_clip, normalise
+from train.models.hf import (
     config_from_hf,
     from_hf_classifier,
     from_hf_pretraining,
@@ -24,8 +24,8 @@ from train.hf import (
     to_hf_classifier,
     to_hf_pretraining,
 )
-from train.losses import reconstruction_loss
-from train.model import Classifier, PretrainModel, VideoMAEConfig
+from train.models.losses import reconstruction_loss
+from train.models.videomae import Classifier, PretrainModel, VideoMAEConfig
 
 torch.set_num_threads(1)  # for tensors this small, threads wait longer than they work
 

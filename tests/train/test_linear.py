@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from schemas.config import Linear
-from train.linear import choose_lr, fit_logistic, fit_steps, standardise, step_scores
-from train.sampling import generator
+from train.data.sampling import generator
+from train.evaluation.linear import choose_lr, fit_logistic, fit_steps, standardise, step_scores
 
 CPU = torch.device("cpu")
 Array = np.ndarray[Any, Any]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from train.cubes import normalise
-from train.distributed import Ranks
-from train.losses import (
+from train.engine.distributed import Ranks
+from train.engine.sharding import parallel
+from train.models.cubes import normalise
+from train.models.losses import (
     GlobalBatchNorm1d,
     PredictionHead,
     Temperature,
@@ -23,7 +24,6 @@ from train.losses import (
     pixel_target,
     reconstruction_loss,
 )
-from train.sharding import parallel
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(0, 2**31))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.config import Mask
-from train.cells import running_cells
-from train.masks import (
+from train.masking.carried_map import FINE
+from train.masking.cells import running_cells
+from train.masking.masks import (
     MASKS,
     bottom_k,
     hidden_per_slice,
@@ -25,7 +26,6 @@ from train.masks import (
     tube,
 )
 from train.trainer import mask_facts
-from train.warp import FINE
 
 SHAPE = (8, 14, 14)
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5))

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from schemas.errors import UserError
-from train.metrics import Metrics, read
+from train.engine.metrics import Metrics, read
 
 
 def watch(run: Path, *, start: int = 0, wandb: str = "") -> None:

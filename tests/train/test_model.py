@@ -14,10 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from schemas.config import Experiment
-from train.attention import Attention, CubeEmbed, sinusoid_positions
-from train.cubes import clip_from_cubes, cubes_from_clip, normalise, unnormalise
-from train.model import PRESETS, Classifier, Encoder, PretrainModel, VideoMAEConfig, split_mask
-from train.objective import Objective
+from train.models.attention import Attention, CubeEmbed, sinusoid_positions
+from train.models.cubes import clip_from_cubes, cubes_from_clip, normalise, unnormalise
+from train.models.objective import Objective
+from train.models.videomae import PRESETS, Classifier, Encoder, PretrainModel, VideoMAEConfig, split_mask
 
 torch.set_num_threads(1)  # for tensors this small, threads wait longer than they work
 

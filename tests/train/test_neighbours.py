@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from train import neighbours
-from train.neighbours import Neighbours, nearest, recalls, votes
+from train.evaluation import neighbours
+from train.evaluation.neighbours import Neighbours, nearest, recalls, votes
 
 CPU = torch.device("cpu")
 Array = np.ndarray[Any, Any]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from train.losses import PredictionHead, Temperature
-from train.model import Classifier, PretrainModel, VideoMAEConfig
-from train.optim import lr_at, parameter_groups, scaled_lr, set_lr
+from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
+from train.models.losses import PredictionHead, Temperature
+from train.models.videomae import Classifier, PretrainModel, VideoMAEConfig
 
 CONFIG = VideoMAEConfig.preset("tiny", dim=24, depth=2, heads=2, decoder_dim=16, decoder_depth=1)
 

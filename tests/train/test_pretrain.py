@@ -23,14 +23,14 @@ from schemas.workspace import Workspace
 from tests.train.conftest import write_sidecar
 from tests.train.killing import kill_then_finish
 from train.__main__ import main
-from train.checkpoint import steps
-from train.masks import MASKS
-from train.metrics import read, truncate
-from train.model import PretrainModel
-from train.objective import build_model, model_config
+from train.data.reading import read_members
+from train.data.videos import open_videos
+from train.engine.checkpoint import steps
+from train.engine.metrics import read, truncate
+from train.masking.masks import MASKS
+from train.models.objective import build_model, model_config
+from train.models.videomae import PretrainModel
 from train.pretrain import run_pretrain
-from train.reading import read_members
-from train.videos import open_videos
 
 Small = Callable[..., Experiment]
 ROOT = Path(__file__).parents[2]

@@ -21,14 +21,14 @@ from schemas.tables import CLIP_INDEX, MANIFEST, read_table, video_key, write_ta
 from schemas.workspace import Workspace
 from tests.train.test_linear import blobs
 from tests.train.test_views import spoil
-from train.features import Features
-from train.judged import Missing
-from train.linear import standardise
+from train.data.splits import labelled_split
+from train.data.videos import open_videos
+from train.evaluation.frozen_encoder import Missing
+from train.evaluation.linear import standardise
+from train.evaluation.results import read_result
+from train.evaluation.video_features import Features
 from train.pretrain import run_pretrain
 from train.probe import Task, run_probe
-from train.results import read_result
-from train.splits import labelled_split
-from train.videos import open_videos
 
 Small = Callable[..., Experiment]
 CPU = torch.device("cpu")

@@ -23,14 +23,14 @@ from schemas.stage import read_record
 from schemas.tables import CLIP_INDEX, read_table, write_table
 from schemas.workspace import Workspace
 from tests.train.test_views import spoil
-from train.features import Features
+from train.data.reading import read_members
+from train.data.sampling import digest64
+from train.data.videos import Videos, open_videos
+from train.evaluation.results import Result, read_result
+from train.evaluation.text_retrieval import chance, load_head
+from train.evaluation.video_features import Features
 from train.pretrain import run_pretrain
-from train.reading import read_members
-from train.results import Result, read_result
 from train.retrieve import Search, groups, run_retrieve
-from train.sampling import digest64
-from train.text_retrieval import chance, load_head
-from train.videos import Videos, open_videos
 
 Small = Callable[..., Experiment]
 Array = np.ndarray[Any, Any]

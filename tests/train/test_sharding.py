@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.workspace import Workspace
-from train.metrics import read
+from train.engine.metrics import read
+from train.engine.sharding import load_whole, sharded_like, whole, whole_state
 from train.pretrain import run_pretrain
-from train.sharding import load_whole, sharded_like, whole, whole_state
 
 pytestmark = pytest.mark.slow
 Small = Callable[..., Experiment]

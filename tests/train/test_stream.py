@@ -22,13 +22,13 @@ from schemas.stage import required_record, write_record
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table, table, write_table
 from schemas.workspace import Workspace
 from tests.train.conftest import write_sidecar
-from train.augment import multi_scale_crop
-from train.masks import top_k
-from train.model import model_config
-from train.reading import decode, read_clip, read_guidance
-from train.sampling import BatchPlan, digest64, epoch_order, generator, random_frames, spread_frames
-from train.stream import Batch, ClipDataset, stream, text_width
-from train.videos import guide_command, open_videos, videos_to_pretrain_on
+from train.data.augment import multi_scale_crop
+from train.data.reading import decode, read_clip, read_guidance
+from train.data.sampling import BatchPlan, digest64, epoch_order, generator, random_frames, spread_frames
+from train.data.stream import Batch, ClipDataset, stream, text_width
+from train.data.videos import guide_command, open_videos, videos_to_pretrain_on
+from train.masking.masks import top_k
+from train.models.videomae import model_config
 
 Small = Callable[..., Experiment]
 SHARDS = np.repeat(np.arange(7), [5, 3, 9, 1, 4, 6, 2])
@@ -364,7 +364,7 @@ def test_repeats_decode_once(small: Small, monkeypatch: pytest.MonkeyPatch) -> N
         calls.append(arguments)
         return decode(*arguments)
 
-    monkeypatch.setattr("train.stream.decode", counted)
+    monkeypatch.setattr("train.data.stream.decode", counted)
     assert len(data.samples(0, 0)) == 4 and len(calls) == 1
 
 

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from train.classes import Classes, read_classes
-from train.distributed import Ranks
-from train.model import Classifier
-from train.objective import model_config
-from train.reading import decode, read_clip
-from train.videos import open_videos
-from train.views import Predictions, ViewsDataset, dense_views, predict, segment_views, spatial_views
+from train.data.classes import Classes, read_classes
+from train.data.reading import decode, read_clip
+from train.data.videos import open_videos
+from train.data.views import ViewsDataset, dense_views, segment_views, spatial_views
+from train.engine.distributed import Ranks
+from train.evaluation.predictions import Predictions, predict
+from train.models.objective import model_config
+from train.models.videomae import Classifier
 
 Small = Callable[..., Experiment]
 CPU = torch.device("cpu")

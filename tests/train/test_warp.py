@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.shards import quantize
-from train.augment import Crop
-from train.masks import optical_flow, tube
-from train.warp import FINE, clip_flow, intervals, speeds, visible_sums
+from train.data.augment import Crop
+from train.data.clip_flow import clip_flow, intervals
+from train.masking.carried_map import FINE, speeds, visible_sums
+from train.masking.masks import optical_flow, tube
 
 WIDTH, HEIGHT = 96, 64
 WHOLE = Crop(0, 0, WIDTH, HEIGHT, WIDTH, HEIGHT)

@@ -25,14 +25,14 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import dump
 from schemas.workspace import Workspace
-from train.cubes import normalise
-from train.model import Classifier, Encoder, PretrainModel, VideoMAEConfig, model_config
-from train.objective import Objective
+from train.models.cubes import normalise
+from train.models.objective import Objective
+from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig, model_config
+from train.models.weight_files import weights_digest, weights_to_judge
+from train.models.weights import load_encoder, load_into, read_weights
 from train.pretrain import MODEL, run_pretrain, save_module
 from train.probe import run_probe
-from train.sources import weights_digest, weights_to_judge
 from train.specs import pretrain_spec
-from train.weights import load_encoder, load_into, read_weights
 
 torch.set_num_threads(1)
 
@@ -147,7 +147,7 @@ def test_a_run_of_ours_pretrained_and_fine_tuned(tmp_path: Path) -> None:
 
 
 def test_reading_weights_does_not_import_transformers() -> None:
-    code = "import sys, train.weights, train.export; sys.exit('transformers' in sys.modules)"
+    code = "import sys, train.models.weights, train.export; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,7 +5,7 @@
     encoder = load_encoder(Path("checkpoint.pth"), config)  # for features
 
 Nothing is unpickled but tensors, and transformers is not imported. Positions are stored nowhere: they
-are a function of the token's number (train/attention.py), so a model of more or fewer frames takes the
+are a function of the token's number (train/models/attention.py), so a model of more or fewer frames takes the
 same weights, while another picture size would give every token another position and is refused.
 """
 
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from train.checkpoint import load_weights
-from train.hf import config_from_hf, names_from_hf
-from train.model import PRESETS, Encoder, VideoMAEConfig, model_config
-from train.sources import weight_files, weights_digest
+from train.models.hf import config_from_hf, names_from_hf
+from train.models.videomae import PRESETS, Encoder, VideoMAEConfig, model_config
+from train.models.weight_files import weight_files, weights_digest
 
 ENCODER = "encoder."
 RELEASE_EPS = 1e-6  # of every layer norm in VideoMAE's release
@@ -40,6 +41,14 @@ class Weights(NamedTuple):
     sha256: str  # of the file, see sources.weights_digest
     state: dict[str, Tensor]  # all that is known: the encoder as encoder.*, the decoder or the classifier's head
     ignored: tuple[str, ...]  # names in the file that no part of the model has
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A safetensors file. Errors: UserError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights {path}: {error}") from error
 
 
 def read_weights(path: Path, like: VideoMAEConfig | None = None) -> Weights:

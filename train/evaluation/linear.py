@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schemas.config import Linear
-from train.optim import lr_at, scaled_lr, set_lr
-from train.sampling import generator
-from train.splits import held_out
+from train.data.sampling import generator
+from train.data.splits import held_out
+from train.engine.optim import lr_at, scaled_lr, set_lr
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]

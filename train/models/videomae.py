@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from schemas.config import Experiment
 from schemas.errors import UserError
-from train.attention import (
+from train.models.attention import (
     CubeEmbed,
     DividedBlock,
     Masks,
@@ -33,7 +33,7 @@ from train.attention import (
     sinusoid_positions,
     xavier,
 )
-from train.cubes import clip_from_cubes, cubes_from_clip, gather_tokens, normalise
+from train.models.cubes import clip_from_cubes, cubes_from_clip, gather_tokens, normalise
 
 __all__ = ["PRESETS", "Classifier", "Encoder", "PretrainModel", "PretrainOutput", "VideoMAEConfig",
            "clip_from_cubes", "cubes_from_clip", "gather_tokens", "model_config", "split_mask"]  # fmt: skip

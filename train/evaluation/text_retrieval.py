@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from schemas.errors import UserError
 from schemas.shards import guide_meta
-from train.checkpoint import load_weights
-from train.judged import Judged
-from train.losses import PredictionHead
-from train.neighbours import KS, nearest, recalls
-from train.reading import Guidance, read_members
-from train.sources import HEAD
-from train.videos import Sidecar, Videos
+from train.data.reading import Guidance, read_members
+from train.data.videos import Sidecar, Videos
+from train.evaluation.frozen_encoder import Judged
+from train.evaluation.neighbours import KS, nearest, recalls
+from train.models.losses import PredictionHead
+from train.models.weight_files import HEAD
+from train.models.weights import load_weights
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -1,6 +1,6 @@
 """Labelled clips to fine-tune on: read and decoded once, then augmented `finetune.repeats` times.
 
-As in pretraining (train/stream.py) a clip is a function of (seed, epoch, video, repeat) alone.
+As in pretraining (train/data/stream.py) a clip is a function of (seed, epoch, video, repeat) alone.
 
 Shape suffixes: R clips of a video, B clips of a batch, T frames, H rows, W columns, C channels.
 """
@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from schemas.config import Experiment
 from schemas.errors import UserError
-from train.augment import resize_crop
-from train.reading import decode, read_clip
-from train.recipe import augment_frames, erase, rand_augment, resized_crop
-from train.sampling import Address, BatchPlan, generator
-from train.stream import Failure
-from train.videos import Videos
+from train.data.augment import resize_crop
+from train.data.reading import decode, read_clip
+from train.data.recipe import augment_frames, erase, rand_augment, resized_crop
+from train.data.sampling import Address, BatchPlan, generator
+from train.data.stream import Failure
+from train.data.videos import Videos
 
 Ints = NDArray[np.int64]
 

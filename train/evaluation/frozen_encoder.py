@@ -1,6 +1,6 @@
 """What probe and retrieve judge: an encoder, frozen, and the features of the videos that it is judged by.
 
-Which encoder that is, train/sources.py:weights_to_judge says for them and for fine-tuning alike.
+Which encoder that is, train/models/weight_files.py:weights_to_judge says for them and for fine-tuning alike.
 """
 
 import functools
@@ -14,15 +14,15 @@ from torch import nn
 from schemas.config import Experiment, Frozen
 from schemas.errors import UserError
 from schemas.stage import StageSpec, required_record
-from train.distributed import choose_device
-from train.features import Features, ViewDataset, extract, kept_features
-from train.model import Encoder
-from train.objective import build_model, model_config
-from train.results import Checkpoint
-from train.sources import weights_to_judge
-from train.splits import Bools, absent_videos
-from train.videos import Videos
-from train.weights import load_encoder
+from train.data.splits import Bools, absent_videos
+from train.data.videos import Videos
+from train.engine.distributed import choose_device
+from train.evaluation.results import Checkpoint
+from train.evaluation.video_features import Features, ViewDataset, extract, kept_features
+from train.models.objective import build_model, model_config
+from train.models.videomae import Encoder
+from train.models.weight_files import weights_to_judge
+from train.models.weights import load_encoder
 
 
 class Judged:

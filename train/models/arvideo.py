@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from schemas.config import ARVideo
 from schemas.errors import UserError
-from train.attention import run_blocks, sinusoid_positions, xavier
-from train.cubes import gather_tokens
-from train.model import Encoder, PretrainOutput, VideoMAEConfig
+from train.models.attention import run_blocks, sinusoid_positions, xavier
+from train.models.cubes import gather_tokens
+from train.models.videomae import Encoder, PretrainOutput, VideoMAEConfig
 
 Ints = NDArray[np.int64]
 Grid = tuple[int, int, int]

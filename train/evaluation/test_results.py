@@ -3,7 +3,7 @@
     predictions.parquet  a row a test video: label, prediction, the five best, the score of every class
     classes.parquet      a row a class: videos to train on and to test on, top1, top5
     confusion.parquet    a row a (label, prediction) that occurred: how many videos
-    result.json          the numbers (train/results.py)
+    result.json          the numbers (train/evaluation/results.py)
 
 Shape suffixes: S test videos, those that are not in the shards last; K classes.
 """
@@ -19,12 +19,12 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import required_record
 from schemas.tables import write_table
-from train.classes import Classes
-from train.evaluation import accuracies, best, confusion, top_k
-from train.results import FILE, Checkpoint, Result, write_result
-from train.splits import absent_videos
-from train.videos import Videos
-from train.views import Predictions
+from train.data.classes import Classes
+from train.data.splits import absent_videos
+from train.data.videos import Videos
+from train.evaluation.accuracy import accuracies, best, confusion, top_k
+from train.evaluation.predictions import Predictions
+from train.evaluation.results import FILE, Checkpoint, Result, write_result
 
 FILES = ("predictions.parquet", "classes.parquet", "confusion.parquet", FILE)
 Ints = NDArray[np.int64]

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from schemas.errors import UserError
-from train.distributed import Ranks
+from train.engine.distributed import Ranks
 
 BLOCK = re.compile(r"\bblocks\.\d+$")  # a transformer block, of an encoder or a decoder
 

@@ -20,14 +20,14 @@ from schemas.atomic import write_json
 from schemas.config import Experiment, Finetune, Optim, Pretrain
 from schemas.errors import UserError
 from schemas.stage import SCHEMA_VERSION, StageSpec
-from train import checkpoint
-from train.distributed import Ranks
-from train.metrics import Metrics
-from train.optim import lr_at, parameter_groups, scaled_lr, set_lr
-from train.sampling import BatchPlan, digest64
-from train.sharding import accumulating, gradient_norm, parallel
-from train.transfer import on_device
-from train.videos import Videos
+from train.data.sampling import BatchPlan, digest64
+from train.data.transfer import on_device
+from train.data.videos import Videos
+from train.engine import checkpoint
+from train.engine.distributed import Ranks
+from train.engine.metrics import Metrics
+from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
+from train.engine.sharding import accumulating, gradient_norm, parallel
 
 
 class Keyed(Protocol):

@@ -1,8 +1,8 @@
 """From shards to clips: the stream is a pure function of (seed, epoch, video, repeat).
 
-A sample is read through the index (train/reading.py) and only the frames of the clip are decoded. Nothing
+A sample is read through the index (train/data/reading.py) and only the frames of the clip are decoded. Nothing
 is remembered between samples, so batches do not depend on the number of loader workers
-(train/sampling.py has the order).
+(train/data/sampling.py has the order).
 
 Shape suffixes: B clips, T frames, H rows, W columns, C channels; N tokens of a clip (time, row,
 column), V visible ones, M predicted ones; D width of a text embedding.
@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.shards import ClipMeta, npy_array
-from train import arvideo
-from train.augment import Crop, multi_scale_crop, resize_crop
-from train.cells import running_cells
-from train.masks import MASKS, Bools, make_mask, share_at
-from train.model import split_mask
-from train.reading import Guidance, decode, read_clip, read_guidance, read_members
-from train.sampling import Address, BatchPlan, digest64, generator, random_frames
-from train.videos import Videos
+from train.data.augment import Crop, multi_scale_crop, resize_crop
+from train.data.reading import Guidance, decode, read_clip, read_guidance, read_members
+from train.data.sampling import Address, BatchPlan, digest64, generator, random_frames
+from train.data.videos import Videos
+from train.masking.cells import running_cells
+from train.masking.masks import MASKS, Bools, make_mask, share_at
+from train.models import arvideo
+from train.models.videomae import split_mask
 
 Draw = tuple[int, int, str, int]  # (seed, epoch, key, repeat): what a clip is a function of
 

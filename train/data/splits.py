@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import UserError
 from schemas.tables import LOST, MANIFEST, read_table
-from train.videos import Videos
+from train.data.videos import Videos
 
 Bools = NDArray[np.bool_]
 

@@ -1,7 +1,7 @@
 """The parts VideoMAE is made of: fixed positions, cube embedding, attention, blocks joint and divided.
 
 Module and parameter names are those of the VideoMAE release (MCG-NJU/VideoMAE), so that its
-checkpoints load as they are; train/hf.py maps them to transformers' names.
+checkpoints load as they are; train/models/hf.py maps them to transformers' names.
 
 Shape suffixes: B clips, N tokens of the sequence, D width, H heads, K values of one cube
 (p0*p1*p2*channels); T time slices and P places of the token grid. A mask [B, N, N] is true where the

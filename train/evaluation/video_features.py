@@ -1,6 +1,6 @@
 """Features of a frozen encoder: the mean of its tokens, averaged over a video's views. Computed once and kept.
 
-VideoMAE has no class token. Nothing is masked; the views are those of multi-view testing (train/views.py).
+VideoMAE has no class token. Nothing is masked; the views are those of multi-view testing (train/data/views.py).
 Always in float32, whatever was trained in.
 
 Shape suffixes: S videos, V views of a video, B views computed together, N tokens, T frames, H rows, W columns,
@@ -24,11 +24,11 @@ from tqdm import tqdm
 from schemas.atomic import replacing
 from schemas.config import Clip, Frozen
 from schemas.errors import UserError
-from train.model import Encoder
-from train.sampling import digest64
-from train.stream import Failure
-from train.videos import Videos
-from train.views import read_views
+from train.data.sampling import digest64
+from train.data.stream import Failure
+from train.data.videos import Videos
+from train.data.views import read_views
+from train.models.videomae import Encoder
 
 PART = 16384  # videos whose features are kept together: what a stop loses at most
 

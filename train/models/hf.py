@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.errors import UserError
-from train.cubes import IMAGENET_MEAN, IMAGENET_STD
-from train.model import Classifier, Encoder, PretrainModel, VideoMAEConfig
+from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
+from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig
 
 HF_HEAD_EPS = 1e-5  # torch's default, which transformers leaves on decoder.norm and fc_norm
 Exported = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]

@@ -6,7 +6,7 @@
 
 The folder is written under a temporary name, synced and renamed. A checkpoint whose digests do not
 agree (a torn disk write) is skipped with a word, and the one before it is used. No random state is
-kept: everything random is a function of the seed and the position (train/sampling.py, train/pretrain.py).
+kept: everything random is a function of the seed and the position (train/data/sampling.py, train/pretrain.py).
 """
 
 import json
@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from schemas.atomic import TEMPORARY, sha256_file
 from schemas.errors import UserError
-from train.sharding import load_whole, sharded_like, whole, whole_state
+from train.engine.sharding import load_whole, sharded_like, whole, whole_state
 
 FOLDER = "checkpoints"
 FORMAT = 2  # of state.json
@@ -142,7 +141,7 @@ def _checked(folder: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """State by parameter name (the groups carry them: train/optim.py), moved to the CPU."""
+    """State by parameter name (the groups carry them: train/engine/optim.py), moved to the CPU."""
     tensors = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -165,14 +164,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
         state.setdefault(number, {})[field] = sharded_like(value, parameter) if value.ndim else value
     # torch's own loading puts each tensor where its parameter is.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A safetensors file. Errors: UserError when it is missing or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights {path}: {error}") from error
 
 
 def _sync(path: Path) -> None:

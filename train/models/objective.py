@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from schemas.config import Experiment
 from schemas.errors import UserError
-from train.arvideo import ARVideoModel
-from train.cubes import cubes_from_clip
-from train.losses import PredictionHead, Temperature, contrastive_loss, reconstruction_loss
-from train.model import PretrainModel, model_config
-from train.weights import read_weights, start_from
+from train.models.arvideo import ARVideoModel
+from train.models.cubes import cubes_from_clip
+from train.models.losses import PredictionHead, Temperature, contrastive_loss, reconstruction_loss
+from train.models.videomae import PretrainModel, model_config
+from train.models.weights import read_weights, start_from
 
 __all__ = ["Objective", "build_model", "model_config"]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
-from train.record import tools
+from train.engine.record import tools
 
 FILE = "result.json"
 

@@ -2,8 +2,8 @@
 
 Every mask is a function (what it is made of, k, rng) -> bool [T, H, W] that hides exactly k tokens of
 every time slice (`random`: k * T of the clip), so every sample of a batch hides the same number, which
-batching needs (train/model.py). What it is made of is scores float [T, H, W], a flow (train/warp.py) or
-the grid's shape alone. docs/masks.md has the table with sources and deviations.
+batching needs (train/models/videomae.py). What it is made of is scores float [T, H, W], a flow
+(train/data/clip_flow.py) or the grid's shape alone. docs/masks.md has the table with sources and deviations.
 
 Shape suffixes: T time slices (tubelets), H rows, W columns of the token grid; P = H*W.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from train.warp import FINE, visible_sums
+from train.masking.carried_map import FINE, visible_sums
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -118,7 +118,7 @@ def random(shape: Shape, k: int, rng: Rng) -> Bools:
 def optical_flow(flow_TSHW2: Floats, k: int, rng: Rng) -> Bools:
     """Leave visible what the flow carries a random visible map of the middle frame to (MGMAE; recipes.md 3.4).
 
-    flow_TSHW2: see train/warp.py. Of each slice the P - k tokens stay visible over which the carried map
+    flow_TSHW2: see train/data/clip_flow.py. Of each slice the P - k tokens stay visible over which the carried map
     sums highest. Without motion this is a tube.
     """
     patches = math.prod(flow_TSHW2.shape[2:4]) // FINE**2
@@ -156,7 +156,7 @@ def make_mask(
 ) -> Bools:
     """A mask of a named kind, bool [T, H, W] of `shape`; hides hidden_per_slice(ratio, H*W) * T tokens.
 
-    scores: [T, H, W] and flow: [T, S, H * FINE, W * FINE, 2] (train/warp.py), where the kind needs them;
+    scores: [T, H, W] and flow: [T, S, H * FINE, W * FINE, 2] (train/data/clip_flow.py), where the kind needs them;
     share: of top-k alone.
     Errors: ValueError for an unknown kind, scores or a flow that are missing, NaN or of another shape,
     or a ratio outside (0, 1).

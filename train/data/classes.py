@@ -19,7 +19,7 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from schemas.workspace import Workspace
-from train.videos import Videos
+from train.data.videos import Videos
 
 FILE = "classes.json"  # of the manifest
 NAMES = "classes"  # in the metadata of a fine-tuned model.safetensors

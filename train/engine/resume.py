@@ -12,8 +12,8 @@ from schemas.errors import UserError
 from schemas.stage import FILE as RECORD
 from schemas.stage import StageRecord, StageSpec
 from schemas.toml import dump
-from train import checkpoint
-from train.metrics import FILE as METRICS
+from train.engine import checkpoint
+from train.engine.metrics import FILE as METRICS
 
 Found = tuple[Path, dict[str, Any]]  # a checkpoint and its state.json
 

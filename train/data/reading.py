@@ -20,9 +20,9 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from schemas.errors import UserError
 from schemas.shards import ClipMeta, GuideMeta, clip_meta, guide_meta, npy_array
-from train.augment import Crop, clip_scores
-from train.videos import Place, Sidecar
-from train.warp import clip_flow
+from train.data.augment import Crop, clip_scores
+from train.data.clip_flow import clip_flow
+from train.data.videos import Place, Sidecar
 
 Array = NDArray[Any]
 FOREIGN = "the shard is damaged or not the one its index was written for; delete its folder's stage.json and rebuild it"
@@ -114,7 +114,7 @@ class Guidance:
         return clip_scores(stored_FHW, frames_T, crop, frame_stride=meta.frame_stride, grid=grid, points=meta.points)
 
     def flow(self, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
-        """The flow of a clip towards its middle frame, see train/warp.py."""
+        """The flow of a clip towards its middle frame, see train/data/clip_flow.py."""
         stored_4FHW, meta = self.array("scores.npy", FLOW_MAPS), self.meta
         return clip_flow(
             stored_4FHW, meta.scale, meta.offset, frames_T, crop, frame_stride=meta.frame_stride, grid=grid

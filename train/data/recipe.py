@@ -1,7 +1,7 @@
 """Fine-tuning's augmentation: timm's parts, one draw for all frames of a clip, and nothing left to chance.
 
 timm draws from the global generators of Python and numpy. Here they are seeded for one call and put
-back, so that a draw is a function of what names it (train/sampling.py), in any process.
+back, so that a draw is a function of what names it (train/data/sampling.py), in any process.
 
 Shape suffixes: T frames, H rows, W columns, C channels; B clips of a batch, K classes.
 """
@@ -22,8 +22,8 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 
 from schemas.errors import UserError
-from train.augment import Crop
-from train.cubes import IMAGENET_MEAN, IMAGENET_STD
+from train.data.augment import Crop
+from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = NDArray[np.uint8]
 ASPECT = (3 / 4, 4 / 3)  # of the random resized crop
