@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from pipeline.caption import caption_units, make_worker
-from pipeline.engine import connected, execute
 from pipeline.index import run_index
-from pipeline.units import ShardResult, Unit, Worker
+from pipeline.runtime.engine import connected, execute
+from pipeline.runtime.units import ShardResult, Unit, Worker
 from pipeline.world.write import write_world
 from schemas.config import Caption, Experiment, Ray
 from schemas.tables import MANIFEST, read_table

@@ -56,8 +56,8 @@ def draw(path: Path, seconds: int) -> None:
 def measure(folder: Path, frame_stride: int) -> dict[str, object]:
     from pipeline.guide import GuideWorker
     from pipeline.guides.recipes import recipe
+    from pipeline.runtime.units import ShardResult, Unit
     from pipeline.shard import ShardWorker
-    from pipeline.units import ShardResult, Unit
     from schemas.tables import CAPTIONS, FAILURES, MANIFEST, read_table, write_table
     from tgmae.demo import demo_experiment
     from tgmae.run import run

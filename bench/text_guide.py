@@ -39,8 +39,8 @@ from pipeline.guides.dense import Dense
 from pipeline.guides.encoder import TextEncoder
 from pipeline.guides.frames import scored_frames
 from pipeline.guides.text import CachedTextGuide, TextGuide
-from pipeline.tars import read_sample
-from pipeline.units import Row, ShardResult, Unit
+from pipeline.runtime.tars import read_sample
+from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.world.evaluate import top_k_iou
 from pipeline.world.write import load_truth, write_world
 from schemas.config import Experiment, Text

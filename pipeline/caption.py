@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.caption_sets import row_source
 from pipeline.captioners import (
     Frame,
     FrameCaptioner,
@@ -20,13 +21,12 @@ from pipeline.captioners import (
 )
 from pipeline.captioners.cleaning import cleaned
 from pipeline.captioners.environment import lavis_environment
-from pipeline.captionsets import row_source
-from pipeline.decoding import read_placed
-from pipeline.prefetch import map_ahead
+from pipeline.media.decoding import read_placed
+from pipeline.runtime.prefetch import map_ahead
+from pipeline.runtime.stage import build
+from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from pipeline.shard import segment_frames
-from pipeline.specs import caption_spec
-from pipeline.stage import build
-from pipeline.units import Row, ShardResult, Unit, Worker
+from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record, required_record

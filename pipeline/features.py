@@ -23,12 +23,12 @@ from pipeline.guides import Floats, Frames
 from pipeline.guides.cache import MEMBER, Basis, fit_basis, pack
 from pipeline.guides.frames import scored_frames
 from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
+from pipeline.media.video import VideoError
+from pipeline.runtime.stage import build
+from pipeline.runtime.tars import Fields
+from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar import SidecarWorker
-from pipeline.specs import features_spec
-from pipeline.stage import build
-from pipeline.tars import Fields
-from pipeline.units import ShardResult, Unit
-from pipeline.video import VideoError
+from pipeline.stage_specs import features_spec
 from schemas.atomic import sha256_file, write_bytes
 from schemas.config import Experiment, Text
 from schemas.shards import GuideMeta, meta_bytes

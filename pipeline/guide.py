@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.guides import Guide, Reader, checked
-from pipeline.guides.captions import check_captions
 from pipeline.guides.recipes import recipe
+from pipeline.guides.shard_captions import check_captions
+from pipeline.runtime.stage import build
+from pipeline.runtime.tars import Fields
+from pipeline.runtime.units import Row, Unit
 from pipeline.sidecar import SidecarWorker
-from pipeline.specs import guide_spec
-from pipeline.stage import build
-from pipeline.tars import Fields
-from pipeline.units import Row, Unit
+from pipeline.stage_specs import guide_spec
 from schemas.config import Experiment
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize
 from schemas.stage import StageRecord

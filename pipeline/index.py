@@ -19,15 +19,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.budget import exceeds_budget
 from pipeline.datasets import FORMATS, Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
-from pipeline.probe import VideoFacts, probe
-from pipeline.processes import ProcessDied, map_processes
-from pipeline.specs import index_spec
-from pipeline.stage import PARTS, prepare, tool_versions
-from pipeline.units import Row
-from pipeline.video import UnreadableFile, VideoError, VideoTimeout
+from pipeline.media.probing import VideoFacts, probe
+from pipeline.media.processes import ProcessDied, map_processes
+from pipeline.media.video import UnreadableFile, VideoError, VideoTimeout
+from pipeline.runtime.budget import exceeds_budget
+from pipeline.runtime.stage import PARTS, prepare, tool_versions
+from pipeline.runtime.units import Row
+from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.decoding import decode
-from pipeline.encoding import Encoded, encode, scaled_size
-from pipeline.specs import shard_spec
-from pipeline.stage import build
-from pipeline.tars import new_shard
-from pipeline.units import Row, ShardResult, Unit
-from pipeline.video import TruncatedVideo, VideoError
+from pipeline.media.decoding import decode
+from pipeline.media.encoding import Encoded, encode, scaled_size
+from pipeline.media.video import TruncatedVideo, VideoError
+from pipeline.runtime.stage import build
+from pipeline.runtime.tars import new_shard
+from pipeline.runtime.units import Row, ShardResult, Unit
+from pipeline.stage_specs import shard_spec
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard
 from schemas.shards import ClipMeta, meta_bytes

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.guides import Array, Reader
-from pipeline.guides.captions import read_captions
-from pipeline.prefetch import read_ahead
-from pipeline.tars import Fields, new_shard, read_sample
-from pipeline.units import Row, ShardResult, Unit
-from pipeline.video import NoFrames, VideoError
+from pipeline.guides.shard_captions import read_captions
+from pipeline.media.video import NoFrames, VideoError
+from pipeline.runtime.prefetch import read_ahead
+from pipeline.runtime.tars import Fields, new_shard, read_sample
+from pipeline.runtime.units import Row, ShardResult, Unit
 from schemas.atomic import sha256_file
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, guide_meta, meta_bytes

@@ -69,7 +69,7 @@ def test_rooms_import_one_way(room: str) -> None:
 
 def test_one_file_of_a_room_knows_ray() -> None:
     knows = [str(path.relative_to(ROOT)) for path in sources(*ROOMS) if "ray" in imported(path)]
-    assert knows == ["pipeline/engine.py", "tgmae/cluster.py"]
+    assert knows == ["pipeline/runtime/engine.py", "tgmae/cluster.py"]
 
 
 def test_one_file_knows_lavis() -> None:
@@ -92,7 +92,7 @@ def test_schemas_are_light() -> None:
 
 
 def test_comparing_stages_is_light() -> None:
-    everything = loaded_by("import tgmae.run, tgmae.status, pipeline.specs, train.specs")
+    everything = loaded_by("import tgmae.run, tgmae.status, pipeline.stage_specs, train.specs")
     assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord"}
 
 

@@ -110,7 +110,7 @@ def _scored(workspace: Workspace, name: str) -> Iterator[str]:
 
 def clip_scores(folder: Path) -> np.ndarray:
     """A score for each caption of up to SCORED videos of a text guide, float64 [captions]."""
-    from pipeline.tars import read_sample
+    from pipeline.runtime.tars import read_sample
 
     rows = _spread(read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist(), SCORED)
     found: list[float] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import connected, worker_gpus
+from pipeline.runtime.engine import connected, worker_gpus
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError

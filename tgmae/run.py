@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.engine import lasting
+from pipeline.runtime.engine import lasting
 from schemas.config import Experiment, StageName
 from schemas.errors import UserError
 from schemas.stage import read_record

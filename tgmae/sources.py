@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine import lasting
+from pipeline.runtime.engine import lasting
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.captions import clip_scores, load

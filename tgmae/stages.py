@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import specs as pipeline_specs
-from pipeline.guides.identity import cached, needs_captions
+from pipeline import stage_specs as stage_specs
+from pipeline.guides.guide_identity import cached, needs_captions
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageSpec
 from schemas.toml import dump
 from schemas.workspace import Workspace, checked_name
-from train import specs as train_specs
+from train import specs
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,21 @@ def _asked(name: str) -> Callable[[Experiment], bool]:
 
 
 STAGES = (
-    Stage("index", pipeline_specs.index_spec, _index),
-    Stage("caption", pipeline_specs.caption_spec, _caption, _captioned),
-    Stage("shard", pipeline_specs.shard_spec, _shard),
-    Stage("features", pipeline_specs.features_spec, _features, cached),
-    Stage("guide", pipeline_specs.guide_spec, _guide, _guided),
+    Stage("index", stage_specs.index_spec, _index),
+    Stage("caption", stage_specs.caption_spec, _caption, _captioned),
+    Stage("shard", stage_specs.shard_spec, _shard),
+    Stage("features", stage_specs.features_spec, _features, cached),
+    Stage("guide", stage_specs.guide_spec, _guide, _guided),
     Stage(
         "embed",
-        lambda experiment: pipeline_specs.guide_spec(_embeddings(experiment)),
+        lambda experiment: stage_specs.guide_spec(_embeddings(experiment)),
         lambda experiment: _guide(_embeddings(experiment)),
         _embedded,
     ),
-    Stage("pretrain", train_specs.pretrain_spec, _pretrain, _asked("pretrain")),
-    Stage("finetune", train_specs.finetune_spec, _finetune, _asked("finetune")),
-    Stage("probe", train_specs.probe_spec, _probe, _asked("probe")),
-    Stage("retrieve", train_specs.retrieve_spec, _retrieve, _asked("retrieve")),
+    Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain")),
+    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune")),
+    Stage("probe", specs.probe_spec, _probe, _asked("probe")),
+    Stage("retrieve", specs.retrieve_spec, _retrieve, _asked("retrieve")),
 )
 
 
@@ -122,14 +122,14 @@ def sources(experiment: Experiment) -> list[Stage]:
     """The sets that a mix of captions is made of: a stage each, to come before `caption`. None for other sets."""
     if "+" not in experiment.captions:
         return []
-    return [_source(name) for name in pipeline_specs.mixed(experiment.captions)]
+    return [_source(name) for name in stage_specs.mixed(experiment.captions)]
 
 
 def _source(name: str) -> Stage:
     def of(experiment: Experiment) -> Experiment:
         return experiment.model_copy(update={"captions": name})
 
-    return Stage("source", lambda each: pipeline_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
+    return Stage("source", lambda each: stage_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
 
 
 ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from pipeline.units import Row
+from pipeline.runtime.units import Row
 from schemas.config import Caption
 from schemas.errors import choice_error
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pipeline.captioners import NoCaption, Said
-from pipeline.captioners.listed import Listed, read_listed
-from pipeline.captioners.timed import TIMED, read_timed
-from pipeline.units import Row
+from pipeline.captioners.caption_table import Listed, read_listed
+from pipeline.captioners.subtitles import TIMED, read_timed
+from pipeline.runtime.units import Row
 from schemas.config import CaptionFile
 from schemas.errors import UserError
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline.captioners import NoCaption, Said, seed_of
 from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
-from pipeline.units import Row
+from pipeline.runtime.units import Row
 from schemas.config import Llm
 from schemas.errors import UserError
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.captioners import seed_of
 from pipeline.captioners.answers import Reply
 from pipeline.captioners.device import torch_device
-from pipeline.identity import weights
+from pipeline.model_identity import weights
 from schemas.config import Llm
 from schemas.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.captioners import NoCaption, Said
-from pipeline.units import Row
+from pipeline.runtime.units import Row
 from schemas.errors import UserError
 from schemas.tables import CAPTIONS, FAILURES, read_table
 

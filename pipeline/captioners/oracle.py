@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.captioners import Said
-from pipeline.units import Row
+from pipeline.runtime.units import Row
 from schemas.config import Oracle
 from schemas.errors import UserError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.datasets.annotations import Source
 from pipeline.datasets.csv import list_csv
 from pipeline.datasets.diving48 import list_diving48
 from pipeline.datasets.entry import Entry, Listing
@@ -12,7 +13,6 @@ from pipeline.datasets.files import list_files
 from pipeline.datasets.folder import list_folder
 from pipeline.datasets.hmdb51 import list_hmdb51
 from pipeline.datasets.kinetics import list_kinetics
-from pipeline.datasets.listed import Source
 from pipeline.datasets.ssv2 import list_ssv2
 from pipeline.datasets.ucf101 import list_ucf101
 from pipeline.datasets.videomae import list_videomae

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.datasets.annotations import Source
 from pipeline.datasets.entry import MOST_CLASSES, BadRow, Entry, Listing, check_path, printable, within
 from pipeline.datasets.folder import SPLITS
-from pipeline.datasets.listed import Source
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 REQUIRED = ("path", "label")

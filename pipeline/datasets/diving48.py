@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.datasets.annotations import Source, Videos, read_json, whole
 from pipeline.datasets.entry import BadRow, Entry, Listing
-from pipeline.datasets.listed import Source, Videos, read_json, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 
 
 def list_diving48(source: Source) -> Listing:

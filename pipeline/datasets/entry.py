@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.units import Row
-from pipeline.video import UnreadableFile, VideoError
+from pipeline.media.video import UnreadableFile, VideoError
+from pipeline.runtime.units import Row
 from schemas.tables import failure, video_key
 
 STAGE = "index"

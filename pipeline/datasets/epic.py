@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.datasets.annotations import Source, Videos, read_lines, read_table, whole
 from pipeline.datasets.entry import MOST_CLASSES, BadRow, Entry, Listing, printable
-from pipeline.datasets.listed import Source, Videos, read_lines, read_table, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 COLUMNS = ("participant_id", "video_id", "narration", "start_timestamp", "stop_timestamp", "verb", "verb_class", "noun",

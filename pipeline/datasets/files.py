@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.datasets.annotations import Source
 from pipeline.datasets.entry import Entry, Listing, videos
-from pipeline.datasets.listed import Source
 
 
 def list_files(source: Source) -> Listing:

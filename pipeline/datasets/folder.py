@@ -6,8 +6,8 @@ folders' names, numbered in alphabetical order over all splits. A video in no cl
 
 from __future__ import annotations
 
+from pipeline.datasets.annotations import Source
 from pipeline.datasets.entry import Entry, Listing, videos
-from pipeline.datasets.listed import Source
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from pipeline.datasets.annotations import Source, Videos, read_lines
 from pipeline.datasets.entry import BadRow, Entry, Listing, MissingFile
-from pipeline.datasets.listed import Source, Videos, read_lines
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 SPLITS = {"1": "train", "2": "test", "0": ""}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.datasets.annotations import Source, Videos, read_table, whole
 from pipeline.datasets.entry import BadRow, Entry, Listing
-from pipeline.datasets.listed import Source, Videos, read_table, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}

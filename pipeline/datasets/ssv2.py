@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.datasets.annotations import Source, Videos, read_json, whole
 from pipeline.datasets.entry import BadRow, Entry, Listing
-from pipeline.datasets.listed import Source, Videos, read_json, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 PREFIX = "something-something-v2-"

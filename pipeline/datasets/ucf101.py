@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from pipeline.datasets.annotations import Source, Videos, read_lines, whole
 from pipeline.datasets.entry import BadRow, Entry, Listing
-from pipeline.datasets.listed import Source, Videos, read_lines, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from pipeline.datasets.annotations import Source, Videos, read_lines, whole
 from pipeline.datasets.entry import MOST_CLASSES, BadRow, Entry, Listing, printable, within
-from pipeline.datasets.listed import Source, Videos, read_lines, whole
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.errors import UserError
 
 Line = tuple[str, str]

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from pipeline.guides import Floats
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 
 MEMBER = "codes.bin"  # of a sample
 MOST_DIMS, MOST_CELLS = 4096, 512  # the latter along a side

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from pipeline.guides import Frames
-from pipeline.video import NoFrames, NotAVideo, guarded, rgb, said
+from pipeline.media.video import NoFrames, NotAVideo, guarded, rgb, said
 
 CHUNK = 32  # scored frames that go to the guide at once; 7 MB at 256 x 320
 

@@ -1,8 +1,8 @@
 """The motion-vectors guide: how fast the codec says that each patch moves (MGM; recipes.md 3.3).
 
 MGM published no code; what is built here is its paper's "motion vectors stored in the compressed format" as a score
-map. The vectors are those of our own H.264 clips: no B-frames and one reference frame (pipeline/encoding.py), so a
-vector leads from a block to its place one frame before, and its length is a speed.
+map. The vectors are those of our own H.264 clips: no B-frames and one reference frame (pipeline/media/encoding.py), so
+a vector leads from a block to its place one frame before, and its length is a speed.
 
 Shapes: T frames, gh x gw grid cells; units are squares of UNIT pixels; 2: (x, y), pixels per frame to the right and
 downwards.
@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.guides import Floats, Scores
 from pipeline.guides.frames import decoded
 from pipeline.guides.grid import grid, overlaps
-from pipeline.video import VideoError
+from pipeline.media.video import VideoError
 from schemas.config import Motion
 
 CHUNK = 256  # frames

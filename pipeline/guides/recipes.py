@@ -10,7 +10,7 @@ from typing import TypeVar
 from pipeline.guides import Guide, Recipe, custom
 from pipeline.guides.cache import MEMBER, CachedFeatures
 from pipeline.guides.frames import scored_frames
-from pipeline.guides.identity import cached, features_name
+from pipeline.guides.guide_identity import cached, features_name
 from pipeline.guides.motion import CodecMotion, MotionGuide
 from schemas.config import Experiment, Flow, Text
 from schemas.errors import choice_error

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
 
-from pipeline.world.crops import roughen
 from pipeline.world.dataset import COLOUR_NAMES, SHAPE_NAMES, Frames, batches
+from pipeline.world.training_crops import roughen
 from pipeline.world.vocabulary import IMAGE_TOKEN, build_tokenizer, vocabulary
 
 SIDE = 64  # px of the encoder's input

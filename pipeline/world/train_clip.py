@@ -17,8 +17,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from pipeline.world.crops import Crops, cut_crops, roughen
 from pipeline.world.dataset import Frames
+from pipeline.world.training_crops import Crops, cut_crops, roughen
 from pipeline.world.vocabulary import Phrase, build_tokenizer, mumbled, phrases, save_tokenizer, vocabulary
 
 CONTEXT = 32  # tokens; the longest training phrase has 19

@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.encoding import encode
+from pipeline.media.encoding import encode
 from schemas.config import Shard
 
 SIZE = (96, 128)  # height, width

@@ -15,9 +15,9 @@ import pytest
 from pipeline.caption import CaptionWorker, RowWorker, caption_units
 from pipeline.captioners import Frame, keyframe_indices, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
-from pipeline.encoding import encode
-from pipeline.prefetch import map_ahead, read_ahead
-from pipeline.units import Row, ShardResult, Unit, Worker
+from pipeline.media.encoding import encode
+from pipeline.runtime.prefetch import map_ahead, read_ahead
+from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from schemas.config import Caption, Clean, Oracle, Shard
 from schemas.errors import UserError
 from schemas.tables import CAPTIONS, CHANGES, FAILURES, table, video_key

@@ -19,7 +19,7 @@ from transformers import (
 
 from pipeline.captioners.blip import BlipCaptioner
 from pipeline.captioners.generation import GumbelNoise
-from pipeline.identity import captioner_identity
+from pipeline.model_identity import captioner_identity
 from schemas.config import Blip, Blip2, Caption
 from schemas.errors import UserError
 from tests.pipeline.test_captioners import captioner, frames, save_blip2

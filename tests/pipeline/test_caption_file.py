@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.captioners import NoCaption, Said
 from pipeline.captioners.file import AmbiguousName, FileCaptioner
-from pipeline.captioners.timed import cues
+from pipeline.captioners.subtitles import cues
 from schemas.config import CaptionFile
 from schemas.errors import UserError
 from tests.pipeline.test_caption import row

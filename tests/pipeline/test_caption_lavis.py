@@ -18,10 +18,10 @@ import pytest
 
 from pipeline.caption import run_caption
 from pipeline.captioners.environment import PINNED_FOR, lavis_environment, pins
-from pipeline.engine import connected, execute
-from pipeline.identity import captioner_identity
 from pipeline.index import run_index
-from pipeline.units import ShardResult, Unit
+from pipeline.model_identity import captioner_identity
+from pipeline.runtime.engine import connected, execute
+from pipeline.runtime.units import ShardResult, Unit
 from schemas.config import Caption, Experiment, Lavis, Ray
 from schemas.errors import UserError
 from schemas.tables import CAPTIONS, read_table

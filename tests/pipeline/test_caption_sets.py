@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.caption import run_caption
-from pipeline.specs import caption_spec
+from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, CaptionFile, Clean, Experiment, Llm, Mix
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record, write_record

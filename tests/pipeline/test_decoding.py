@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.decoding import decode, iter_frames, read_frames
-from pipeline.probe import probe
-from pipeline.video import (
+from pipeline.media.decoding import decode, iter_frames, read_frames
+from pipeline.media.probing import probe
+from pipeline.media.video import (
     CorruptVideo,
     NoFrames,
     NotAVideo,

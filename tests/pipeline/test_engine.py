@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from pipeline.engine import connected, execute, lasting
-from pipeline.units import Worker
+from pipeline.runtime.engine import connected, execute, lasting
+from pipeline.runtime.units import Worker
 from schemas.config import Ray
 from schemas.errors import UserError
 

@@ -19,10 +19,10 @@ from pipeline.features import FeaturesWorker, run_features
 from pipeline.guide import run_guide, units
 from pipeline.guides.cache import MEMBER, Basis, BrokenFeatures, CachedFeatures, fit_basis, pack
 from pipeline.guides.encoder import TextEncoder
-from pipeline.specs import features_spec, guide_spec
-from pipeline.stage import prepare
-from pipeline.tars import iter_shard
-from pipeline.units import ShardResult
+from pipeline.runtime.stage import prepare
+from pipeline.runtime.tars import iter_shard
+from pipeline.runtime.units import ShardResult
+from pipeline.stage_specs import features_spec, guide_spec
 from schemas.atomic import write_json
 from schemas.config import Experiment, Text
 from schemas.errors import UserError

@@ -18,7 +18,6 @@ import webdataset as wds
 from safetensors.torch import load_file, save_file
 
 from pipeline.caption import run_caption
-from pipeline.encoding import encode
 from pipeline.guide import GuideWorker, run_guide
 from pipeline.guides import Frames, Scores
 from pipeline.guides.encoder import TextEncoder
@@ -26,12 +25,13 @@ from pipeline.guides.frames import CHUNK, scored_frames
 from pipeline.guides.motion import CodecMotion, MotionGuide
 from pipeline.guides.recipes import recipe
 from pipeline.guides.text import EmbeddingsGuide, TextGuide
+from pipeline.media.encoding import encode
+from pipeline.media.video import NoFrames, VideoError
+from pipeline.runtime.stage import prepare
+from pipeline.runtime.tars import Fields, iter_shard, read_sample, write_shard
+from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.shard import ShardWorker
-from pipeline.specs import guide_spec
-from pipeline.stage import prepare
-from pipeline.tars import Fields, iter_shard, read_sample, write_shard
-from pipeline.units import Row, ShardResult, Unit
-from pipeline.video import NoFrames, VideoError
+from pipeline.stage_specs import guide_spec
 from schemas.atomic import sha256_file, write_json
 from schemas.config import Experiment, Flow, Motion, Ray, Shard, Text
 from schemas.errors import UserError

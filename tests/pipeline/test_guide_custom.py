@@ -15,7 +15,7 @@ import torch
 
 from pipeline.guides import Frames, Scores, checked
 from pipeline.guides.custom import make, source
-from pipeline.guides.identity import guide_identity, needs_captions
+from pipeline.guides.guide_identity import guide_identity, needs_captions
 from pipeline.guides.recipes import recipe
 from schemas.config import Experiment, Text
 from schemas.errors import UserError

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch.nn.functional import grid_sample
 from torchvision.models.optical_flow import raft_small
 
-from pipeline.decoding import iter_frames
 from pipeline.guides import Floats, Frames
 from pipeline.guides.engines import make_engine
 from pipeline.guides.flow import FlowMagnitudeGuide, OpticalFlowGuide, flows
 from pipeline.guides.grid import area_mean
-from pipeline.guides.identity import guide_identity
+from pipeline.guides.guide_identity import guide_identity
 from pipeline.guides.recipes import recipe
 from pipeline.guides.resize import resize
+from pipeline.media.decoding import iter_frames
 from schemas.config import Experiment, Flow
 from schemas.errors import UserError
 from schemas.shards import dequantize, quantize

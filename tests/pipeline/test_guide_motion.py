@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.decoding import iter_frames
 from pipeline.guides import Floats
 from pipeline.guides.motion import CodecMotion, MotionGuide, NoMotion, cell_motion, fill, nearest_mean
-from pipeline.video import NoFrames, VideoError
+from pipeline.media.decoding import iter_frames
+from pipeline.media.video import NoFrames, VideoError
 from pipeline.world.scene import render, sample_scene
 from schemas.config import Motion
 from tests.pipeline.moving import SIZE, mp4, panned, texture

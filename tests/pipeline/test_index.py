@@ -17,8 +17,8 @@ import pytest
 
 from pipeline import index as index_module
 from pipeline.index import run_index
-from pipeline.processes import ProcessDied, map_processes
-from pipeline.video import NotAVideo, VideoTimeout
+from pipeline.media.processes import ProcessDied, map_processes
+from pipeline.media.video import NotAVideo, VideoTimeout
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.decoding import decode, iter_frames
-from pipeline.encoding import encode, scaled_size
-from pipeline.probe import probe
+from pipeline.media.decoding import decode, iter_frames
+from pipeline.media.encoding import encode, scaled_size
+from pipeline.media.probing import probe
+from pipeline.media.video import NoFrames, VideoError
+from pipeline.runtime.tars import iter_shard, read_sample
+from pipeline.runtime.units import ShardResult, Unit
 from pipeline.shard import ShardWorker, estimated_bytes, plan_shards, segment_frames
-from pipeline.tars import iter_shard, read_sample
-from pipeline.units import ShardResult, Unit
-from pipeline.video import NoFrames, VideoError
 from schemas.atomic import sha256_file
 from schemas.config import Shard
 from schemas.shards import clip_meta
@@ -221,8 +221,8 @@ def test_bytes_do_not_depend_on_what_memory_held(tmp_path: Path) -> None:
 
     path = write_video(tmp_path / "a.mp4", size=(320, 240), frames=36, draw=pan)
     program = (
-        "import hashlib, sys; from pathlib import Path; from pipeline.decoding import decode; "
-        "from pipeline.encoding import encode; from schemas.config import Shard; "
+        "import hashlib, sys; from pathlib import Path; from pipeline.media.decoding import decode; "
+        "from pipeline.media.encoding import encode; from schemas.config import Shard; "
         "print(hashlib.sha256(encode(decode(Path(sys.argv[1])), 30.0, Shard()).data).hexdigest())"
     )
     digests = set()

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.stage import build
-from pipeline.units import ShardResult, Unit
+from pipeline.runtime.stage import build
+from pipeline.runtime.units import ShardResult, Unit
 from schemas.config import Ray
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from pipeline.tars import iter_shard, read_sample, write_shard
+from pipeline.runtime.tars import iter_shard, read_sample, write_shard
 from schemas.errors import UserError
 
 # webdataset leaves the tars it has read to the garbage collector

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.caption import run_caption
-from pipeline.tars import write_shard
+from pipeline.runtime.tars import write_shard
 from schemas.config import Clean, Llm
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize

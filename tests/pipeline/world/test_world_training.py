@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.world.crops import cut_crops, roughen
 from pipeline.world.dataset import HELD_OUT_SEED, draw_frames
 from pipeline.world.evaluate import covered_cells, top_k_iou
 from pipeline.world.scene import COLOURS
 from pipeline.world.train_blip2 import QUERIES, _targets, blip2_processor
 from pipeline.world.train_clip import CONTEXT, soft_contrastive_loss
+from pipeline.world.training_crops import cut_crops, roughen
 from pipeline.world.vocabulary import Phrase, build_tokenizer, mumbled, phrases, vocabulary
 
 

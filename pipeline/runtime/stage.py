@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.budget import exceeds_budget
-from pipeline.engine import execute
-from pipeline.units import ShardResult, Unit, Worker
+from pipeline.runtime.budget import exceeds_budget
+from pipeline.runtime.engine import execute
+from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.atomic import TEMPORARY, sha256_file, write_bytes, write_json
 from schemas.config import Ray
 from schemas.errors import UserError

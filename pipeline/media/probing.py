@@ -11,7 +11,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.video import (
+from pipeline.media.video import (
     TIME_LIMIT,
     CorruptVideo,
     Deadline,

@@ -16,7 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.video import (
+from pipeline.media.video import (
     RGB,
     TIME_LIMIT,
     CorruptVideo,

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.guides.identity import cached, features_identity, features_name, guide_identity, needs_captions
-from pipeline.identity import captioner_identity
+from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
+from pipeline.model_identity import captioner_identity
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, caption_source
 from schemas.errors import UserError

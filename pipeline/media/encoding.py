@@ -13,7 +13,7 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from pipeline.video import NoFrames, VideoError, rotation_of, said
+from pipeline.media.video import NoFrames, VideoError, rotation_of, said
 from schemas.config import Shard
 
 _TURNS = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.captioners import Said
-from pipeline.captioners.listed import Listed
+from pipeline.captioners.caption_table import Listed
 from schemas.errors import UserError
 
 TIMED = (".vtt", ".srt")

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
-from pipeline.video import VideoError, VideoTimeout
+from pipeline.media.video import VideoError, VideoTimeout
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

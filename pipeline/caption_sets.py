@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.captioners import RowCaptioner
-from pipeline.specs import mixed
-from pipeline.units import Row
+from pipeline.runtime.units import Row
+from pipeline.stage_specs import mixed
 from schemas.config import Experiment, Llm, caption_source
 from schemas.workspace import Workspace
 
