@@ -33,9 +33,9 @@ from pipeline.runtime.units import ShardResult, Unit, Worker
 from pipeline.world.write import write_world
 from schemas.config import Caption, Experiment, Ray
 from schemas.tables import MANIFEST, read_table
-from tgmae.demo import ROOT
+from tgmae.shipped import WORLD_MODELS
 
-EMBEDDED = ROOT / "pipeline" / "world" / "models" / "blip2"
+EMBEDDED = WORLD_MODELS / "blip2"
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="class folders of videos")
     parser.add_argument("--videos", type=int, default=48, help="at most")
     parser.add_argument("--shard", type=int, default=8, help="videos of a shard")
-    parser.add_argument("--model", help=f"of BLIP-2; 'embedded' is {EMBEDDED.relative_to(ROOT)}")
+    parser.add_argument("--model", help="of BLIP-2; 'embedded' is the demo's own")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=12, help="of a caption")
     parser.add_argument("--threads", type=int, default=2, help="that decode")

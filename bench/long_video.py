@@ -59,7 +59,7 @@ def measure(folder: Path, frame_stride: int) -> dict[str, object]:
     from pipeline.runtime.units import ShardResult, Unit
     from pipeline.shard import ShardWorker
     from schemas.tables import CAPTIONS, FAILURES, MANIFEST, read_table, write_table
-    from tgmae.demo import demo_experiment
+    from tgmae.demo.demo import demo_experiment
     from tgmae.run import run
 
     overrides = ["index.format=files", "shard.short_side=256", "text.patch=16", "text.cache=false",

@@ -42,7 +42,7 @@ from pipeline.world.write import write_world
 from schemas.config import Experiment, Text
 from schemas.shards import ClipMeta, quantize
 from schemas.workspace import Workspace
-from tgmae.demo import demo_experiment
+from tgmae.demo.demo import demo_experiment
 from tgmae.run import run
 from train.data.augment import Crop, clip_scores, multi_scale_crop, resize_crop
 from train.data.reading import decode, read_clip

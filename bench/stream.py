@@ -36,7 +36,7 @@ from PIL import Image
 from pipeline.world.write import write_world
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from tgmae.demo import demo_experiment
+from tgmae.demo.demo import demo_experiment
 from tgmae.run import run
 from train.data.augment import Crop, multi_scale_crop, resize_crop
 from train.data.reading import decode, read_clip

@@ -47,7 +47,7 @@ from schemas.config import Experiment, Text
 from schemas.shards import quantize
 from schemas.tables import CAPTIONS, CLIP_INDEX, FAILURES, read_table, write_table
 from schemas.workspace import Workspace, shard_name
-from tgmae.demo import demo_experiment
+from tgmae.demo.demo import demo_experiment
 from tgmae.run import run
 from train.data.augment import axis_weights
 

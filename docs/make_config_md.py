@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes docs/config.md from schemas/config.py: every key with its type, its default and the comment beside it."""
+"""Writes docs/config.md from schemas/config/: every key with its type, its default and the comment beside it."""
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import tokenize
@@ -19,7 +20,7 @@ from schemas.config import Experiment
 
 PAGE = Path(__file__).with_name("config.md")
 HEADER = """\
-<!-- Written by docs/make_config_md.py from schemas/config.py: change the comments there. -->
+<!-- Written by docs/make_config_md.py from schemas/config/: change the comments there. -->
 # The config
 
 An experiment is one TOML file. Every key has a default but `workspace`; an unknown key is an error that names the
@@ -34,7 +35,9 @@ NAMES = {int: "integer", float: "number", str: "string", bool: "true or false"}
 
 
 def page() -> str:
-    comments = _comments(Path(config.__file__).read_text(encoding="utf-8"))
+    comments: dict[tuple[str, str], str] = {}
+    for file in sorted(Path(config.__file__).parent.glob("*.py")):
+        comments |= _comments(file.read_text(encoding="utf-8"))
     return HEADER + "".join(_section(Experiment, "", comments))
 
 
@@ -88,16 +91,22 @@ def _default(field: FieldInfo) -> str:
 
 
 def _comments(source: str) -> dict[tuple[str, str], str]:
-    """(class, field) -> the comment that ends the field's line."""
+    """(class, field) -> its comment: the lines of comment right above the field, then those in its own lines."""
+    comments = {
+        token.start[0]: (token.string.removeprefix("#").strip(), not token.line[: token.start[1]].strip())
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
     found: dict[tuple[str, str], str] = {}
-    name = ""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        line = lines[token.start[0] - 1] if token.start[0] <= len(lines) else ""
-        if line.startswith("class "):
-            name = line.removeprefix("class ").partition("(")[0]
-        if token.type == tokenize.COMMENT and line.startswith("    ") and ":" in line:
-            found[name, line.partition(":")[0].strip()] = token.string.removeprefix("#").strip()
+    for owner in ast.parse(source).body:
+        for field in owner.body if isinstance(owner, ast.ClassDef) else ():
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                first = field.lineno
+                while comments.get(first - 1, ("", False))[1]:
+                    first -= 1
+                lines = range(first, (field.end_lineno or first) + 1)
+                words = [comments[line][0] for line in lines if line in comments]
+                found[owner.name, field.target.id] = " ".join(words)
     return found
 
 

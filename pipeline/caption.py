@@ -23,7 +23,7 @@ from pipeline.captioners.cleaning import cleaned
 from pipeline.captioners.environment import lavis_environment
 from pipeline.media.decoding import read_placed
 from pipeline.runtime.prefetch import map_ahead
-from pipeline.runtime.stage import build
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec

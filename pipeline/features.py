@@ -24,7 +24,7 @@ from pipeline.guides.cache import MEMBER, Basis, fit_basis, pack
 from pipeline.guides.frames import scored_frames
 from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
 from pipeline.media.video import VideoError
-from pipeline.runtime.stage import build
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar import SidecarWorker

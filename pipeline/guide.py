@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.guides import Guide, Reader, checked
 from pipeline.guides.recipes import recipe
 from pipeline.guides.shard_captions import check_captions
-from pipeline.runtime.stage import build
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import Row, Unit
 from pipeline.sidecar import SidecarWorker

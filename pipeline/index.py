@@ -25,7 +25,7 @@ from pipeline.media.probing import VideoFacts, probe
 from pipeline.media.processes import ProcessDied, map_processes
 from pipeline.media.video import UnreadableFile, VideoError, VideoTimeout
 from pipeline.runtime.budget import exceeds_budget
-from pipeline.runtime.stage import PARTS, prepare, tool_versions
+from pipeline.runtime.stage_build import PARTS, prepare, tool_versions
 from pipeline.runtime.units import Row
 from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.media.decoding import decode
 from pipeline.media.encoding import Encoded, encode, scaled_size
 from pipeline.media.video import TruncatedVideo, VideoError
-from pipeline.runtime.stage import build
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.stage_specs import shard_spec

@@ -273,7 +273,7 @@ def table(
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers beside ours.")] = False,
 ) -> None:
     """Show the results of finetune, probe and retrieve as a Markdown table: the mean over seeds, and its spread."""
-    from tgmae.tables import find_results, paper_tables, run_table
+    from tgmae.result_tables import find_results, paper_tables, run_table
 
     results = find_results(folders)
     typer.echo(paper_tables(results) if paper else run_table(results))
@@ -303,7 +303,7 @@ def captions_stats(
 ) -> None:
     """Coverage, length, duplicates, frequent words, CLIP score where a text guide exists, examples."""
     from schemas.workspace import Workspace
-    from tgmae.captions import stats
+    from tgmae.caption_stats import stats
 
     for line in stats(Workspace(workspace), set):
         typer.echo(line)
@@ -317,7 +317,7 @@ def captions_diff(
 ) -> None:
     """What two caption sets have in common, and where they differ."""
     from schemas.workspace import Workspace
-    from tgmae.captions import diff
+    from tgmae.caption_stats import diff
 
     for line in diff(Workspace(workspace), first, second):
         typer.echo(line)
@@ -346,7 +346,7 @@ def demo(
     set: Set = None,
 ) -> None:
     """Run every stage end to end on a small generated video world and write a report."""
-    from tgmae.demo import demo as run_demo
+    from tgmae.demo.demo import demo as run_demo
 
     run_demo(out, data, set or [])
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import stage_specs as stage_specs
+from pipeline import stage_specs
 from pipeline.guides.guide_identity import cached, needs_captions
 from schemas.atomic import write_bytes
 from schemas.config import Experiment

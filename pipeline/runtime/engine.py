@@ -1,6 +1,6 @@
 """The one file of the pipeline that knows Ray: actors that hold a worker each, and the shards they are given.
 
-Ray is a stateless executor here. What is done and what is not lies on disk (pipeline/runtime/stage.py), so any
+Ray is a stateless executor here. What is done and what is not lies on disk (pipeline/runtime/stage_build.py), so any
 process of a run may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is
 replaced and its shard made again; an exception out of a worker is a fault of the stage and stops it.
 """

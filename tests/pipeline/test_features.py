@@ -19,7 +19,7 @@ from pipeline.features import FeaturesWorker, run_features
 from pipeline.guide import run_guide, units
 from pipeline.guides.cache import MEMBER, Basis, BrokenFeatures, CachedFeatures, fit_basis, pack
 from pipeline.guides.encoder import TextEncoder
-from pipeline.runtime.stage import prepare
+from pipeline.runtime.stage_build import prepare
 from pipeline.runtime.tars import iter_shard
 from pipeline.runtime.units import ShardResult
 from pipeline.stage_specs import features_spec, guide_spec

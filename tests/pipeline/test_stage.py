@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.runtime.stage import build
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
 from schemas.config import Ray
 from schemas.errors import UserError

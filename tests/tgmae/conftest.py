@@ -12,7 +12,7 @@ import pytest
 from pipeline.world.write import write_world
 from schemas.toml import dump
 from tests.train.conftest import shared_workspace, small, workspace  # noqa: F401
-from tgmae.demo import demo_experiment
+from tgmae.demo.demo import demo_experiment
 
 SMALL = [
     "optim.epochs=2", "optim.warmup_epochs=0", "optim.batch_size=8", "pretrain.workers=0", "shard.max_videos=8",

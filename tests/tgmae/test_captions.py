@@ -19,7 +19,7 @@ from schemas.stage import StageRecord, write_record
 from schemas.tables import GUIDE_INDEX, video_key, write_table
 from schemas.workspace import Workspace
 from tests.pipeline.test_caption_sets import experiment, make_manifest
-from tgmae.captions import clip_scores, load
+from tgmae.caption_stats import clip_scores, load
 from tgmae.cli import app
 from tgmae.run import NEEDS, _wanted, decide
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from schemas.toml import load_experiment
-from tgmae.pictures import loss_picture, mask_pictures
-from tgmae.report import Line, Picture, write_report
-from tgmae.truth import compare_masks
+from tgmae.demo.mask_accuracy import compare_masks
+from tgmae.demo.mask_pictures import loss_picture, mask_pictures
+from tgmae.demo.report import Line, Picture, write_report
 
 
 def test_every_text_of_the_page_is_escaped(tmp_path: Path) -> None:

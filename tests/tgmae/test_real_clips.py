@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tgmae.demo import demo_experiment
+from tgmae.demo.demo import demo_experiment
 
 CLIPS = os.environ.get("TGMAE_REAL_CLIPS", "")
 pytestmark = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.toml import load_experiment
-from tgmae.sources import SETS, compare_sources, table
+from tgmae.demo.caption_sources import SETS, compare_sources, table
 
 
 @pytest.mark.slow

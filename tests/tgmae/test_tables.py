@@ -13,7 +13,7 @@ from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.cli import app
 from tgmae.paper import TABLES
-from tgmae.tables import find_results, markdown, paper_tables, run_table
+from tgmae.result_tables import find_results, markdown, paper_tables, run_table
 from train.evaluation.results import Checkpoint, write_result
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "paper"

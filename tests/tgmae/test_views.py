@@ -13,8 +13,8 @@ from PIL import Image
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tests.train.conftest import SMALL, write_sidecar, write_workspace
-from tgmae.pictures import mask_pictures
-from tgmae.views import guided_views, token_grid
+from tgmae.demo.clip_views import guided_views, token_grid
+from tgmae.demo.mask_pictures import mask_pictures
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ import numpy as np
 from pipeline.runtime.engine import lasting
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from tgmae.captions import clip_scores, load
-from tgmae.report import Table
+from tgmae.caption_stats import clip_scores, load
+from tgmae.demo.mask_accuracy import compare_masks
+from tgmae.demo.report import Table
 from tgmae.run import run
-from tgmae.truth import compare_masks
+from tgmae.shipped import CONFIGS
 
-DESCRIPTIONS = Path(__file__).resolve().parent.parent / "configs" / "world" / "descriptions.json"
+DESCRIPTIONS = CONFIGS / "world" / "descriptions.json"
 SETS = {  # caption set -> what the paper calls it
     "blip2": "BLIP-2", "oracle": "oracle", "llm": "GPT3.5", "blip2+llm": "BLIP + GPT3.5",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from tgmae.report import Picture
+from tgmae.demo.report import Picture
 from tgmae.run import run
 from train.engine.metrics import FILE, read
 from train.pictures import loss_curve, save_png

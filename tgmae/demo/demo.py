@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from schemas.config import Experiment
-from schemas.errors import UserError
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
-from tgmae.kinds import Curves, picture, train_all
-from tgmae.report import Line, write_report
+from tgmae.demo.mask_kinds import Curves, picture, train_all
+from tgmae.demo.report import Line, write_report
 from tgmae.run import run
+from tgmae.shipped import CONFIGS, WORLD_MODELS
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "demo.toml"
 VIDEOS = 640  # of the world; a quarter of them to test on
 TEST_SHARE = 0.25
 PICTURES = 6
@@ -42,7 +40,7 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
     results = measure(out, experiment, known=data is None)
     sources = {}
     if data is None and experiment.guide == "text":
-        from tgmae.sources import compare_sources
+        from tgmae.demo.caption_sources import compare_sources
 
         sources = compare_sources(experiment, out / "world" / "truth")
     results["sources"] = {name: found["mask_iou"] for name, found in sources.items()}
@@ -63,16 +61,15 @@ LAST_LINE = (
 
 def demo_experiment(out: Path, data: Path | None, overrides: list[str]) -> Experiment:
     """configs/demo.toml with this machine's paths filled in."""
-    if not CONFIG.is_file():
-        raise UserError(f"{CONFIG} is not there: the demo runs from a clone of the repository")
-    models = ROOT / "pipeline" / "world" / "models"
     paths = {
         "workspace": out / "workspace",
         "index.data": data or out / "world",
-        "text.model": f"local-dir:{models / 'clip'}",
-        "caption.blip2.model": models / "blip2",
+        "text.model": f"local-dir:{WORLD_MODELS / 'clip'}",
+        "caption.blip2.model": WORLD_MODELS / "blip2",
     }
-    return load_experiment(CONFIG, [*(f"{key}={json.dumps(str(value))}" for key, value in paths.items()), *overrides])
+    return load_experiment(
+        CONFIGS / "demo.toml", [*(f"{key}={json.dumps(str(value))}" for key, value in paths.items()), *overrides]
+    )
 
 
 def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]:
@@ -87,7 +84,7 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
         results |= {"text_to_video": found["metrics"].get("text_to_video_r@5"),
                     "text_to_video_chance": found["metrics"].get("text_to_video_r@5_chance")}  # fmt: skip
     if known and experiment.guide == "text":
-        from tgmae.truth import compare_masks
+        from tgmae.demo.mask_accuracy import compare_masks
 
         results |= compare_masks(experiment, out / "world" / "truth")
     return results
@@ -96,8 +93,8 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
 def _write_page(
     page: Path, experiment: Experiment, results: dict[str, Any], curves: Curves, sources: dict[str, dict[str, float]]
 ) -> None:
-    from tgmae.pictures import loss_picture, mask_pictures
-    from tgmae.sources import table
+    from tgmae.demo.caption_sources import table
+    from tgmae.demo.mask_pictures import loss_picture, mask_pictures
 
     pictures = loss_picture(experiment, page.parent)
     pictures.append(picture(curves, page.parent))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.world.write import load_truth
 from schemas.config import Experiment
-from tgmae.views import Array, View, guided_views, token_grid
+from tgmae.demo.clip_views import Array, View, guided_views, token_grid
 from train.data.augment import resample_map
 from train.data.sampling import generator
 from train.masking.masks import hidden_per_slice, top_k

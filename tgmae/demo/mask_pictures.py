@@ -9,8 +9,8 @@ import numpy as np
 
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from tgmae.report import Picture
-from tgmae.views import View, guided_views, token_grid
+from tgmae.demo.clip_views import View, guided_views, token_grid
+from tgmae.demo.report import Picture
 from train.data.augment import resize_crop
 from train.data.reading import decode
 from train.data.sampling import generator
