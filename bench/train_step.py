@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from pipeline.guides.encoder import TextEncoder
 from schemas.config import Experiment
 from train.masking.masks import make_mask
-from train.models.cubes import cubes_from_clip, normalise
+from train.models.cubes import cubes_from_clip, gather_tokens, normalise
 from train.models.hf import to_hf_pretraining
 from train.models.losses import pixel_target
 from train.models.objective import Objective
-from train.models.videomae import PretrainModel, VideoMAEConfig, gather_tokens, model_config, split_mask
+from train.models.sizes import VideoMAEConfig, model_config
+from train.models.videomae import PretrainModel, split_mask
 
 DEMO_CLIP = "local-dir:" + str(Path(__file__).resolve().parent.parent / "pipeline" / "world" / "models" / "clip")
 Step = Callable[[], None]

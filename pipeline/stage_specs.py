@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
-from pipeline.model_identity import captioner_identity
+from pipeline.runtime.model_identity import captioner_identity
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, caption_source
 from schemas.errors import UserError

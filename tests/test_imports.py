@@ -19,6 +19,24 @@ FORBIDDEN = {  # room -> packages that no module of it imports, not even inside 
     "pipeline": {"tgmae", "train"},
     "train": {"lavis", "open_clip", "pipeline", "ray", "tgmae", "transformers"},
 }
+BELOW = {  # room inside a room -> the rooms beside it that it may import; what is not listed may import all of its own
+    "schemas": {"schemas.config"},
+    "schemas.config": {"schemas"},
+    "pipeline.media": set(),
+    "pipeline.runtime": set(),
+    "pipeline.world": set(),
+    "pipeline.datasets": {"pipeline.media", "pipeline.runtime"},
+    "pipeline.captioners": {"pipeline.runtime"},
+    "pipeline.guides": {"pipeline.media", "pipeline.runtime"},
+    "train.models": set(),
+    "train.masking": set(),
+    "train.data": {"train.models", "train.masking"},
+    "train.engine": {"train.models", "train.masking", "train.data"},
+    "train.evaluation": {"train.models", "train.masking", "train.data", "train.engine"},
+}
+ENTRIES = {"train": 16, "pipeline": 16, "tgmae": 16}  # files and rooms in one folder, at most
+ENTRIES_ELSEWHERE = 18
+LINES = 300  # of a file
 PICKLES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -65,6 +83,56 @@ def test_rooms_import_one_way(room: str) -> None:
         if name in FORBIDDEN[room]
     ]
     assert not wrong
+
+
+def room_of(module: str) -> str:
+    """The folder that holds a module."""
+    path = ROOT.joinpath(*module.split("."))
+    return module if path.is_dir() else module.rpartition(".")[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of the same package that a file imports from."""
+    package = path.relative_to(ROOT).parts[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in names if (ROOT.joinpath(*name.split(".")).with_suffix(".py")).is_file()}
+            found |= {room_of(name) for name in (modules or {node.module})}
+    return found
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_rooms_inside_a_room_import_downwards(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports from {other}"
+        for path in sorted(ROOT.joinpath(*room.split(".")).glob("*.py"))
+        for other in imported_rooms(path) - {room} - BELOW[room]
+    ]
+    assert not wrong
+
+
+def test_every_file_and_folder_can_be_read_in_one_sitting() -> None:
+    long = [f"{path.relative_to(ROOT)}: {count} lines" for path in sources(*ROOMS)
+            if (count := len(path.read_text(encoding="utf-8").splitlines())) > LINES]  # fmt: skip
+    folders = {path.parent for path in sources(*ROOMS)}
+    crowded = []
+    for folder in folders:
+        own = [path for path in folder.iterdir() if (path.suffix == ".py" and path.name != "__init__.py")
+               or (path.is_dir() and (path / "__init__.py").is_file())]  # fmt: skip
+        if len(own) > ENTRIES.get(folder.name, ENTRIES_ELSEWHERE):
+            crowded.append(f"{folder.relative_to(ROOT)}: {len(own)} entries")
+    assert not long + crowded
+
+
+def test_one_name_is_one_thing() -> None:
+    """Two rooms never have a file of the same name; a room's own __init__ and __main__ aside."""
+    places: dict[str, list[str]] = {}
+    for path in sources(*ROOMS):
+        if not path.name.startswith("__"):
+            places.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_one_file_of_a_room_knows_ray() -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, LogitsProcessorList, TopPLogitsWarper
 
 from pipeline.captioners import Frame
-from pipeline.captioners.device import in_batches, torch_device
+from pipeline.runtime.device import in_batches, torch_device
 from schemas.config import Blip2
 from schemas.errors import UserError
 

@@ -15,7 +15,7 @@ from lavis.models import load_model_and_preprocess
 from PIL import Image
 
 from pipeline.captioners import Frame
-from pipeline.captioners.device import in_batches, torch_device
+from pipeline.runtime.device import in_batches, torch_device
 from schemas.config import Lavis
 from schemas.errors import UserError, choice_error
 

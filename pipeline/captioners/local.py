@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.captioners import seed_of
 from pipeline.captioners.answers import Reply
-from pipeline.captioners.device import torch_device
-from pipeline.model_identity import weights
+from pipeline.runtime.device import torch_device
+from pipeline.runtime.model_identity import weights
 from schemas.config import Llm
 from schemas.errors import UserError
 

@@ -15,7 +15,7 @@ from pipeline.datasets.hmdb51 import list_hmdb51
 from pipeline.datasets.kinetics import list_kinetics
 from pipeline.datasets.ssv2 import list_ssv2
 from pipeline.datasets.ucf101 import list_ucf101
-from pipeline.datasets.videomae import list_videomae
+from pipeline.datasets.videomae_lists import list_videomae
 
 __all__ = ["FORMATS", "Entry", "Listing", "Source"]
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pipeline.captioners.device import in_batches
 from pipeline.guides.grid import grid
 from pipeline.guides.inputs import Inputs
 from pipeline.guides.resize import resize
+from pipeline.runtime.device import in_batches
 from schemas.config import Text
 
 

@@ -20,10 +20,10 @@ from open_clip.transformer import VisionTransformer
 from timm.layers import Format
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 
-from pipeline.captioners.device import in_batches
 from pipeline.guides.grid import grid
 from pipeline.guides.inputs import Inputs
 from pipeline.guides.resize import filter_matrix
+from pipeline.runtime.device import in_batches
 from schemas.config import Text
 from schemas.errors import UserError
 

@@ -18,11 +18,11 @@ from open_clip.factory import get_model_config
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 
-from pipeline.captioners.device import torch_device
 from pipeline.guides import Floats, Frames
 from pipeline.guides.crops import Crops
 from pipeline.guides.dense import Dense
 from pipeline.guides.inputs import inputs_of
+from pipeline.runtime.device import torch_device
 from schemas.config import Text
 from schemas.errors import UserError
 

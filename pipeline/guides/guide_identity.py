@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.guides import custom
-from pipeline.model_identity import LOCAL, encoder_identity
+from pipeline.runtime.model_identity import LOCAL, encoder_identity
 from schemas.atomic import sha256_file
 from schemas.config import GUIDES, SPEAKING, Experiment, Flow, Text
 from schemas.errors import choice_error

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torchvision.models import get_model, get_model_weights
 
-from pipeline.captioners.device import in_batches, torch_device
 from pipeline.guides import Floats, Frames
+from pipeline.runtime.device import in_batches, torch_device
 from schemas.config import Flow
 from schemas.errors import UserError, choice_error
 

@@ -22,7 +22,8 @@ from tgmae.cli import app
 from train.export import export_hf
 from train.models.cubes import normalise
 from train.models.objective import Objective, build_model
-from train.models.videomae import Classifier, PretrainModel, model_config
+from train.models.sizes import model_config
+from train.models.videomae import Classifier, PretrainModel
 from train.models.weights import read_weights
 from train.pretrain import MODEL, save_module
 

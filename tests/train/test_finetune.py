@@ -21,8 +21,8 @@ from schemas.stage import read_record
 from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table, video_key, write_table
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
+from tests.train.data.test_views import spoil
 from tests.train.killing import kill_then_finish
-from tests.train.test_views import spoil
 from train.__main__ import main
 from train.data.labelled import LabelledDataset
 from train.data.videos import open_videos

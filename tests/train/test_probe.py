@@ -19,8 +19,8 @@ from schemas.errors import UserError
 from schemas.stage import read_record
 from schemas.tables import CLIP_INDEX, MANIFEST, read_table, video_key, write_table
 from schemas.workspace import Workspace
-from tests.train.test_linear import blobs
-from tests.train.test_views import spoil
+from tests.train.data.test_views import spoil
+from tests.train.evaluation.test_linear import blobs
 from train.data.splits import labelled_split
 from train.data.videos import open_videos
 from train.evaluation.frozen_encoder import Missing

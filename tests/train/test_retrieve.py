@@ -22,7 +22,7 @@ from schemas.shards import guide_meta, npy_array
 from schemas.stage import read_record
 from schemas.tables import CLIP_INDEX, read_table, write_table
 from schemas.workspace import Workspace
-from tests.train.test_views import spoil
+from tests.train.data.test_views import spoil
 from train.data.reading import read_members
 from train.data.sampling import digest64
 from train.data.videos import Videos, open_videos

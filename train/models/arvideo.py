@@ -31,7 +31,8 @@ from schemas.config import ARVideo
 from schemas.errors import UserError
 from train.models.attention import run_blocks, sinusoid_positions, xavier
 from train.models.cubes import gather_tokens
-from train.models.videomae import Encoder, PretrainOutput, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Encoder, PretrainOutput
 
 Ints = NDArray[np.int64]
 Grid = tuple[int, int, int]

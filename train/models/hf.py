@@ -27,7 +27,8 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
-from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Classifier, Encoder, PretrainModel
 
 HF_HEAD_EPS = 1e-5  # torch's default, which transformers leaves on decoder.norm and fc_norm
 Exported = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]

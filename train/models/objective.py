@@ -14,7 +14,8 @@ from schemas.errors import UserError
 from train.models.arvideo import ARVideoModel
 from train.models.cubes import cubes_from_clip
 from train.models.losses import PredictionHead, Temperature, contrastive_loss, reconstruction_loss
-from train.models.videomae import PretrainModel, model_config
+from train.models.sizes import model_config
+from train.models.videomae import PretrainModel
 from train.models.weights import read_weights, start_from
 
 __all__ = ["Objective", "build_model", "model_config"]

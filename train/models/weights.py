@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from train.models.hf import config_from_hf, names_from_hf
-from train.models.videomae import PRESETS, Encoder, VideoMAEConfig, model_config
+from train.models.sizes import PRESETS, VideoMAEConfig, model_config
+from train.models.videomae import Encoder
 from train.models.weight_files import weight_files, weights_digest
 
 ENCODER = "encoder."

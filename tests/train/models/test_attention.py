@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from train.models.attention import Attention, Block, DividedBlock, divided_masks
-from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Classifier, Encoder, PretrainModel
 
 torch.set_num_threads(1)
 

@@ -19,8 +19,8 @@ import pytest
 from pipeline.caption import run_caption
 from pipeline.captioners.environment import PINNED_FOR, lavis_environment, pins
 from pipeline.index import run_index
-from pipeline.model_identity import captioner_identity
 from pipeline.runtime.engine import connected, execute
+from pipeline.runtime.model_identity import captioner_identity
 from pipeline.runtime.units import ShardResult, Unit
 from schemas.config import Caption, Experiment, Lavis, Ray
 from schemas.errors import UserError

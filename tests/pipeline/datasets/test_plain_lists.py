@@ -10,7 +10,7 @@ import pytest
 from pipeline.datasets import FORMATS, Listing, Source
 from pipeline.datasets.entry import Entry
 from schemas.errors import UserError
-from tests.pipeline.listings import reasons, touch
+from tests.pipeline.datasets.listings import reasons, touch
 
 
 def csv(root: Path, text: str | bytes) -> Listing:

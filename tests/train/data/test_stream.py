@@ -28,7 +28,7 @@ from train.data.sampling import BatchPlan, digest64, epoch_order, generator, ran
 from train.data.stream import Batch, ClipDataset, stream, text_width
 from train.data.videos import guide_command, open_videos, videos_to_pretrain_on
 from train.masking.masks import top_k
-from train.models.videomae import model_config
+from train.models.sizes import model_config
 
 Small = Callable[..., Experiment]
 SHARDS = np.repeat(np.arange(7), [5, 3, 9, 1, 4, 6, 2])

@@ -19,10 +19,10 @@ from transformers import (
 
 from pipeline.captioners.blip import BlipCaptioner
 from pipeline.captioners.generation import GumbelNoise
-from pipeline.model_identity import captioner_identity
+from pipeline.runtime.model_identity import captioner_identity
 from schemas.config import Blip, Blip2, Caption
 from schemas.errors import UserError
-from tests.pipeline.test_captioners import captioner, frames, save_blip2
+from tests.pipeline.captioners.test_blip2 import captioner, frames, save_blip2
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "a", "photo", "of", *(f"w{n}" for n in range(40))]
 

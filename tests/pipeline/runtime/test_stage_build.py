@@ -164,14 +164,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_stage
-        class Slow(test_stage.Toy):
+        import test_stage_build
+        class Slow(test_stage_build.Toy):
             def run(self, unit):
                 if unit.shard >= 2:
                     time.sleep(600)
                 yield from super().run(unit)
-        test_stage.Toy = Slow
-        test_stage.make(Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "log")!r}))
+        test_stage_build.Toy = Slow
+        test_stage_build.make(Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "log")!r}))
         """
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

@@ -11,7 +11,8 @@ from torch import nn
 
 from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
 from train.models.losses import PredictionHead, Temperature
-from train.models.videomae import Classifier, PretrainModel, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Classifier, PretrainModel
 
 CONFIG = VideoMAEConfig.preset("tiny", dim=24, depth=2, heads=2, decoder_dim=16, decoder_depth=1)
 

@@ -18,7 +18,7 @@ from pipeline.guides.dense import ClipTower, changed, resample, tokens
 from pipeline.guides.grid import grid
 from schemas.config import Text
 from schemas.errors import UserError
-from tests.pipeline.test_guides import MODELS, TEXT, encoder, picture, save_encoder
+from tests.pipeline.guides.test_scores import MODELS, TEXT, encoder, picture, save_encoder
 
 
 @pytest.fixture(autouse=True)

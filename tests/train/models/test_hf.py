@@ -25,7 +25,8 @@ from train.models.hf import (
     to_hf_pretraining,
 )
 from train.models.losses import reconstruction_loss
-from train.models.videomae import Classifier, PretrainModel, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Classifier, PretrainModel
 
 torch.set_num_threads(1)  # for tensors this small, threads wait longer than they work
 

@@ -23,7 +23,7 @@ from pipeline.guides.grid import grid
 from pipeline.guides.recipes import recipe
 from pipeline.guides.resize import resize
 from pipeline.guides.text import TextGuide
-from pipeline.model_identity import encoder_identity
+from pipeline.runtime.model_identity import encoder_identity
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 

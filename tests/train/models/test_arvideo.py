@@ -27,7 +27,8 @@ from train.models.arvideo import ARVideoModel, CrossAttention, cut, draw, kept_t
 from train.models.cubes import cubes_from_clip
 from train.models.losses import reconstruction_loss
 from train.models.objective import Objective, build_model
-from train.models.videomae import Classifier, VideoMAEConfig
+from train.models.sizes import VideoMAEConfig
+from train.models.videomae import Classifier
 from train.pretrain import MODEL, run_pretrain
 from train.probe import run_probe
 

@@ -27,7 +27,8 @@ from schemas.toml import dump
 from schemas.workspace import Workspace
 from train.models.cubes import normalise
 from train.models.objective import Objective
-from train.models.videomae import Classifier, Encoder, PretrainModel, VideoMAEConfig, model_config
+from train.models.sizes import VideoMAEConfig, model_config
+from train.models.videomae import Classifier, Encoder, PretrainModel
 from train.models.weight_files import weights_digest, weights_to_judge
 from train.models.weights import load_encoder, load_into, read_weights
 from train.pretrain import MODEL, run_pretrain, save_module

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "long_video.py"
+PROGRAM = Path(__file__).resolve().parents[3] / "bench" / "long_video.py"
 
 
 def peaks(seconds: int) -> dict[str, Any]:

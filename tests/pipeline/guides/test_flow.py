@@ -24,7 +24,7 @@ from pipeline.media.decoding import iter_frames
 from schemas.config import Experiment, Flow
 from schemas.errors import UserError
 from schemas.shards import dequantize, quantize
-from tests.pipeline.moving import SIZE, panned, texture
+from tests.pipeline.guides.moving import SIZE, panned, texture
 
 OPENCV = ["dis", "farneback"]
 

@@ -17,7 +17,8 @@ from schemas.config import Experiment
 from train.models.attention import Attention, CubeEmbed, sinusoid_positions
 from train.models.cubes import clip_from_cubes, cubes_from_clip, normalise, unnormalise
 from train.models.objective import Objective
-from train.models.videomae import PRESETS, Classifier, Encoder, PretrainModel, VideoMAEConfig, split_mask
+from train.models.sizes import PRESETS, VideoMAEConfig
+from train.models.videomae import Classifier, Encoder, PretrainModel, split_mask
 
 torch.set_num_threads(1)  # for tensors this small, threads wait longer than they work
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from schemas.config import Experiment, Probe
 from schemas.errors import UserError
 from schemas.workspace import Workspace
-from tests.train.test_views import spoil
+from tests.train.data.test_views import spoil
 from train.data.reading import read_clip
 from train.data.videos import Videos, open_videos
 from train.data.views import read_views

@@ -18,7 +18,7 @@ from pipeline.media.decoding import iter_frames
 from pipeline.media.video import NoFrames, VideoError
 from pipeline.world.scene import render, sample_scene
 from schemas.config import Motion
-from tests.pipeline.moving import SIZE, mp4, panned, texture
+from tests.pipeline.guides.moving import SIZE, mp4, panned, texture
 
 
 def fields(data: bytes, frames: int, patch: int = 16) -> Floats:

@@ -20,7 +20,7 @@ from pipeline.guides.recipes import recipe
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "custom_guides.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "custom_guides.md"
 SIMPLE = """
 class Guide:
     def __init__(self, experiment): ...

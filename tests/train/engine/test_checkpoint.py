@@ -14,6 +14,7 @@ from schemas.errors import UserError
 from train.engine import checkpoint
 from train.engine.checkpoint import Position
 from train.engine.optim import parameter_groups
+from train.models.weights import load_weights
 
 SPEC: dict[str, Any] = {"fingerprint": "abc"}
 
@@ -110,4 +111,4 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     for name in ("bad", "none"):
         with pytest.raises(UserError, match=f"cannot read the weights .*{name}.safetensors"):
-            checkpoint.load_weights(tmp_path / f"{name}.safetensors")
+            load_weights(tmp_path / f"{name}.safetensors")

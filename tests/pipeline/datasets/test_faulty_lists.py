@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.datasets import FORMATS, Listing, Source
 from schemas.errors import UserError
 from schemas.tables import FAILURES, read_table, write_table
-from tests.pipeline.listings import reasons, touch, write
+from tests.pipeline.datasets.listings import reasons, touch, write
 
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
 EPIC = ("participant_id", "video_id", "narration", "start_timestamp", "stop_timestamp", "verb", "verb_class", "noun",

@@ -23,8 +23,8 @@ from transformers import (
 
 from pipeline.captioners import Said, keyframe_indices, make_captioner
 from pipeline.captioners.blip2 import Blip2Captioner
-from pipeline.captioners.device import torch_device
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
+from pipeline.runtime.device import torch_device
 from schemas.config import Blip2, Caption, Oracle
 from schemas.errors import UserError
 
