@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.media.decoding import decode
 from pipeline.media.encoding import Encoded, encode, scaled_size
 from pipeline.media.video import TruncatedVideo, VideoError
+from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
@@ -141,15 +142,13 @@ def run_shard(experiment: Experiment) -> StageRecord:
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    # Ray's workers may run in another folder: full paths.
-    folder, data, options = workspace.clips.resolve(), Path(index.info["data"]), experiment.shard
-    return build(
-        shard_spec(experiment),
+    data, options = Path(index.info["data"]), experiment.shard
+    job = Job(
+        spec=shard_spec(experiment),
         units=plan_shards(manifest, options),
-        worker=lambda: ShardWorker(folder, data, options),
+        worker=lambda folder: ShardWorker(folder, data, options),
         schema=CLIP_INDEX,
         table=TABLE,
-        ray=experiment.ray,
-        max_failures=experiment.max_failures,
         tools=["av", "webdataset"],
     )
+    return build(job, experiment)

@@ -19,11 +19,11 @@ from pipeline.features import FeaturesWorker, run_features
 from pipeline.guide import run_guide, units
 from pipeline.guides.cache import MEMBER, Basis, BrokenFeatures, CachedFeatures, fit_basis, pack
 from pipeline.guides.encoder import TextEncoder
-from pipeline.runtime.stage_build import prepare
+from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import iter_shard
 from pipeline.runtime.units import ShardResult
 from pipeline.stage_specs import features_spec, guide_spec
-from schemas.atomic import write_json
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 from schemas.shards import dequantize, guide_meta, npy_array, npy_bytes
@@ -224,7 +224,7 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
     from_cache = maps(tmp_path / "guides" / "text-oracle")
     capsys.readouterr()
     run_guide(cached(tmp_path).model_copy(update={"text": chosen.text.model_copy(update={"cache": False})}))
-    assert "guide: made anew, because features changed" in capsys.readouterr().err
+    assert "because features changed" in capsys.readouterr().err
     direct = maps(tmp_path / "guides" / "text-oracle")
     assert from_cache.keys() == direct.keys() and len(direct) == 3  # one video has no caption
     for key, expected in direct.items():
@@ -296,12 +296,13 @@ def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_i
     made = {path.name: path.read_bytes() for path in folder.glob("0*")}
     shutil.rmtree(folder)
     rows = units(read_table(tmp_path / "clips" / "index.parquet", CLIP_INDEX).to_pylist())
-    parts = prepare(features_spec(chosen), None, rows)
     worker = FeaturesWorker(TextEncoder(chosen.text).features, tmp_path / "clips", folder, chosen.text)
-    *_, first = worker.run(rows[0])
-    assert isinstance(first, ShardResult)
-    write_json(parts / "000000.json", first.to_json())
-    (folder / "000001.basis.npz").write_bytes(b"of a run with other threads")  # written before its tar, then killed
+    with pytest.raises(KeyboardInterrupt), building(features_spec(chosen), rows):
+        *_, first = worker.run(rows[0])
+        assert isinstance(first, ShardResult)
+        keep_result(folder, first)
+        (folder / "000001.basis.npz").write_bytes(b"of a run with other threads")  # written before its tar, then killed
+        raise KeyboardInterrupt
     written = (folder / "000000.tar").stat().st_mtime_ns
     assert run_features(chosen).output == whole.output
     assert {path.name: path.read_bytes() for path in folder.glob("0*")} == made

@@ -27,12 +27,13 @@ from pipeline.guides.recipes import recipe
 from pipeline.guides.text import EmbeddingsGuide, TextGuide
 from pipeline.media.encoding import encode
 from pipeline.media.video import NoFrames, VideoError
-from pipeline.runtime.stage_build import prepare
+from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import Fields, iter_shard, read_sample, write_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.shard import ShardWorker
 from pipeline.stage_specs import guide_spec
-from schemas.atomic import sha256_file, write_json
+from schemas.atomic import sha256_file
 from schemas.config import Experiment, Flow, Motion, Ray, Shard, Text
 from schemas.errors import UserError
 from schemas.shards import dequantize, guide_meta, npy_array
@@ -458,12 +459,13 @@ def test_every_guide_on_ray(
     shutil.rmtree(folder)
 
     units, own = [Unit(shard, clip_rows(tmp_path, shard)) for shard in (0, 1)], recipe(chosen)
-    parts = prepare(guide_spec(chosen), None, units)
     texts = tmp_path / "captions" / "oracle" if guide == "embeddings" else None
     worker = GuideWorker(own.make(), tmp_path / "clips", texts, folder, own.frame_stride, own.read)
-    *_, first = worker.run(units[0])
-    assert isinstance(first, ShardResult)
-    write_json(parts / "000000.json", first.to_json())
+    with pytest.raises(KeyboardInterrupt), building(guide_spec(chosen), units):
+        *_, first = worker.run(units[0])
+        assert isinstance(first, ShardResult)
+        keep_result(folder, first)
+        raise KeyboardInterrupt
     made = (folder / "000000.tar").stat().st_mtime_ns
     again = run_guide(chosen)
     assert again.output == whole.output
