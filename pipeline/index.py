@@ -16,8 +16,6 @@ from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.datasets import FORMATS, Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.media.probing import VideoFacts, probe
@@ -31,6 +29,7 @@ from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
+from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 
@@ -118,7 +117,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
         print(f"index: {len(facts)} files were probed before, {len(pending)} are left", file=sys.stderr)
     done = sum(videos[path] for path in facts)
     with (
-        tqdm(total=len(listing.entries), initial=done, desc=STAGE, unit="video", disable=not pending) as bar,
+        Progress(STAGE, len(listing.entries), done=done, hidden=not pending) as progress,
         closing(_probed(root, pending, experiment.index.workers)) as results,
         closing(_Keeper(parts)) as keeper,
     ):
@@ -128,9 +127,8 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
             if "error" in found:
                 failed += videos[path]
                 reasons.append(f"{path}: {found['message']}")
-                bar.set_postfix(failed=failed)
                 check()
-            bar.update(videos[path])
+            progress.advance(videos[path], failed=failed)
     return facts
 
 

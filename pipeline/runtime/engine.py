@@ -7,17 +7,15 @@ again; an exception out of a worker is a fault of the stage and stops it.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-from tqdm import tqdm
 
 from pipeline.runtime.ray_session import connected
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError, user_error
+from schemas.progress import console
 
 LOOK_SECONDS = 20.0  # between two looks whether the cluster is still there, while nothing is ready
 
@@ -138,7 +136,7 @@ def _counted_death(task: _RunningUnit, error: Exception, retries: int) -> int:
     if deaths > retries:
         raise UserError(f"the worker of shard {task.unit.shard} died {deaths} times, so the stage stops: {reason}")
     replaced = f"the worker of shard {task.unit.shard} died and is replaced ({deaths} of {retries}): {reason}"
-    tqdm.write(replaced, file=sys.stderr)
+    console.print(replaced)
     return deaths
 
 

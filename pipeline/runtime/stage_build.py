@@ -17,8 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.runtime.budget import exceeds_budget
 from pipeline.runtime.engine import execute
 from pipeline.runtime.job import Job
@@ -27,6 +25,7 @@ from pipeline.runtime.units import ShardResult, Unit
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, required_record, stored_files, write_record
 from schemas.tables import FAILURES, write_table
 
@@ -61,15 +60,15 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
     before = total - sum(len(unit.rows) for unit in pending)
     if done:
         print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
-    with tqdm(total=total, initial=before, desc=stage, unit="video", disable=not pending) as bar:
+    with Progress(stage, total, done=before, hidden=not pending) as progress:
         for event in _events(job, folder, pending, experiment) if pending else ():
             if isinstance(event, int):
-                bar.update(event)
+                progress.advance(event)
                 continue
             keep_result(folder, event)
             done[event.shard] = event
             failed += len(event.failures)
-            bar.set_postfix(failed=failed)
+            progress.advance(0, failed=failed)
             if exceeds_budget(failed, total, experiment.max_failures):
                 raise UserError(_over_budget(stage, done, failed, total, experiment.max_failures))
     return done
