@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +175,6 @@ def test_a_broken_basis_breaks_videos_and_not_the_stage(tmp_path: Path, damage: 
         list(CachedFeatures(tmp_path)(data, 1, 4))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def cached(root: Path, **text: Any) -> Experiment:
     return plain(root, model=f"local-dir:{root / 'model'}", cache=True, cache_kept=0.9999, **text)
 
@@ -202,7 +193,7 @@ def maps(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(300)
 def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
-    tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The one is made anew when the other is asked for. Another caption set leaves the cache as it is."""
     make_clips(tmp_path, NAMES)
@@ -238,7 +229,7 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
 
 
 @pytest.mark.timeout(300)
-def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, local_ray: None) -> None:
+def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path) -> None:
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -259,7 +250,7 @@ def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, 
 
 
 @pytest.mark.timeout(300)
-def test_stale_features_are_refused_with_the_reason(tmp_path: Path, local_ray: None) -> None:
+def test_stale_features_are_refused_with_the_reason(tmp_path: Path) -> None:
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -277,9 +268,7 @@ def test_stale_features_are_refused_with_the_reason(tmp_path: Path, local_ray: N
 
 
 @pytest.mark.timeout(300)
-def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_itself_only(
-    tmp_path: Path, local_ray: None
-) -> None:
+def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_itself_only(tmp_path: Path) -> None:
     index = make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +344,7 @@ def tiny_encoder(folder: Path, *, nan: bool = False) -> str:
 
 def experiment(root: Path, **text: Any) -> Experiment:
     options = Text(device="cpu", frame_stride=STRIDE, **{"model": "local-dir:none", **text})
-    return Experiment(workspace=str(root), captions="oracle", text=options, ray=Ray(workers=1), max_failures="90%")
+    return Experiment(workspace=str(root), captions="oracle", text=options, ray=Ray(address="none"), max_failures="90%")
 
 
 @pytest.mark.parametrize("nan", [False, True])
@@ -374,17 +374,8 @@ def test_no_captions_at_all(workspace: Path) -> None:
         run_guide(experiment(workspace))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.timeout(180)
-def test_both_stages_on_ray(tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_clips(tmp_path, NAMES)
     chosen = experiment(tmp_path, model=tiny_encoder(tmp_path / "model"))
 
@@ -436,8 +427,8 @@ class Levels:
         ("levels:Levels", [1] * 4, {"av", "webdataset"}),
     ],
 )
-def test_every_guide_on_ray(
-    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
+def test_every_guide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
 ) -> None:
     """Without captions where it needs none; stopped half way, it ends with the same bytes."""
     make_clips(tmp_path, NAMES)
