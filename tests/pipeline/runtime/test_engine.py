@@ -57,7 +57,9 @@ class Sleeper:
 
 def raylets() -> set[int]:
     """Ray's node processes that this process started."""
-    listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return {int(line.split()[0]) for line in listed.stdout.splitlines() if "raylet/raylet" in line}
 
 
