@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity
 from schemas.atomic import sha256_file
-from schemas.config import Experiment, caption_source
+from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageSpec, required_record
 from schemas.workspace import Workspace
@@ -85,9 +85,10 @@ def _part(workspace: Workspace, name: str, manifest: str) -> str:
 
 def shard_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
-    return StageSpec(
-        "shard", workspace.clips, experiment.shard.model_dump(mode="json"), {"manifest": _manifest(workspace)}
-    )
+    config = experiment.shard.model_dump(mode="json")
+    if experiment.shard.max_lost_frames == Shard().max_lost_frames:
+        del config["max_lost_frames"]  # clips made before there was the option are what they were
+    return StageSpec("shard", workspace.clips, config, {"manifest": _manifest(workspace)})
 
 
 def features_spec(experiment: Experiment) -> StageSpec:

@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from schemas.errors import UserError
 
@@ -35,6 +35,13 @@ class ClipMeta(BaseModel):
     label: int | None
     label_text: str | None
     split: str
+    lost: int = 0  # frames that the source should have and does not give; left out where there are none
+    corrupt: int = 0  # frames that the decoder called corrupt; likewise
+
+    @model_serializer(mode="wrap")
+    def _brief(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = whole(self)
+        return {name: value for name, value in fields.items() if value or name not in ("lost", "corrupt")}
 
 
 class GuideMeta(BaseModel):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipeline.media.video import (
@@ -16,6 +17,7 @@ from pipeline.media.video import (
     CorruptVideo,
     Deadline,
     NoFrames,
+    Timeline,
     TruncatedVideo,
     average_rate,
     guarded,
@@ -46,15 +48,12 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
     """
     deadline = Deadline(time_limit)
     with opened(path, threads=1) as (container, stream):
-        frames, times, first, fault, corrupt = 0, _Span(), None, None, False
+        frames, times, first, fault, corrupt = 0, _Span(stream.time_base), None, None, False
         for packet in guarded(container.demux(stream), "packets"):
             deadline.check()
             if packet.size and not packet.is_discard:
                 frames += 1
-                times.add(
-                    packet.pts if packet.pts is not None else packet.dts,
-                    packet.duration,
-                )
+                times.add(packet)
             corrupt = bool(packet.is_corrupt) if packet.size else corrupt
             if first is None:
                 try:
@@ -68,7 +67,7 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
             raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
         if not frames or first is None:
             raise NoFrames("the video stream has no frames")
-        duration = times.seconds(stream.time_base) or _declared_seconds(container, stream)
+        duration = times.seconds() or _declared_seconds(container, stream)
         fps = average_rate(stream, frames, duration)
         rotation = rotation_of(first)
         width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
@@ -77,19 +76,23 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
 
 
 class _Span:
-    """From the first moment of a stream to the end of its last packet, in its own ticks."""
+    """From the first moment of a stream to the end of its last packet."""
 
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.last = 0
+    def __init__(self, base: Fraction | None) -> None:
+        self._base, self._line = base, Timeline(base)
+        self._first: int | None = None
+        self._last = 0
 
-    def add(self, moment: int | None, duration: int | None) -> None:
-        if moment is not None:
-            self.first = moment if self.first is None else min(self.first, moment)
-            self.last = max(self.last, moment + (duration or 0))
+    def add(self, packet: Packet) -> None:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None:
+            return
+        moment = self._line.at(stamp, packet.dts, packet.duration)
+        self._first = moment if self._first is None else min(self._first, moment)
+        self._last = max(self._last, moment + (packet.duration or 0))
 
-    def seconds(self, base: Fraction | None) -> float:
-        return 0.0 if self.first is None or base is None else float((self.last - self.first) * base)
+    def seconds(self) -> float:
+        return 0.0 if self._first is None or self._base is None else float((self._last - self._first) * self._base)
 
 
 def _beyond(container: InputContainer, stream: VideoStream, size: int) -> bool:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +24,13 @@ Item = TypeVar("Item")
 
 TIME_LIMIT = 600.0  # seconds for one video; beyond it something hangs
 
+NEAR = 5e-4  # seconds: lists name times to the millisecond, so a frame so near to a bound is on it
+
 # Containers only: libav would also read playlists, which name other files and addresses.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,mxf,dv,ivf,rm,h264,hevc,m4v"
 
 
+FALL = 0.5  # seconds: timestamps that fall by less are careless, by more they start again
 _UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})
 
 
@@ -123,6 +127,29 @@ def rgb(frame: av.VideoFrame) -> RGB:
 def timed(container: InputContainer) -> bool:
     """Whether its packets carry presentation times; libav's guesses for the others are wrong with B-frames."""
     return container.format.name not in _UNTIMED
+
+
+class Timeline:
+    """Times that go on where a stream's timestamps fall back, as they do where recordings were joined end to end."""
+
+    def __init__(self, base: Fraction | None) -> None:
+        self._fall = int(FALL / base) if base else 0
+        self._last: int | None = None
+        self._shift = self._step = 0
+        self.falls = 0
+
+    def at(self, stamp: int, order: int | None = None, step: int | None = None) -> int:
+        """The stamp on the line; `order` is what never falls in a whole stream, a packet's dts or a frame's pts."""
+        order = (stamp if order is None else order) + self._shift
+        self._step = step or self._step
+        if self._last is not None and order < self._last - self._fall:
+            gone = self._last + max(self._step, 1) - order
+            self._shift, order = self._shift + gone, order + gone
+            self.falls += 1
+        elif self._last is not None and not step and order > self._last:
+            self._step = min(self._step or order - self._last, order - self._last)
+        self._last = order if self._last is None else max(self._last, order)
+        return stamp + self._shift
 
 
 def average_rate(stream: VideoStream, frames: int, seconds: float) -> float:

@@ -179,6 +179,8 @@ class Shard(Section):
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     max_mb: Annotated[float, Field(gt=0)] = 256.0  # about, a tar; estimated from the manifest
     max_videos: Positive = 4096  # at most, a tar
+    # of a video, a share ('5%') or a number ('25'): with more frames missing it is a failure; one is never too many
+    max_lost_frames: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%?$")] = "5%"
 
 
 class Text(Section):
