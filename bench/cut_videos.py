@@ -11,13 +11,12 @@ the worker of `tgmae shard`. Silent is a mutant that gives a clip of under 90 % 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -28,12 +27,10 @@ import av
 
 from pipeline.datasets.entry import VIDEOS
 from pipeline.media.decoding import iter_frames
+from pipeline.media.encoding import Source, reencoded
 from pipeline.media.probing import probe
 from pipeline.media.video import VideoError
-from pipeline.runtime.units import ShardResult, Unit
-from pipeline.shard import ShardWorker
 from schemas.config import Shard
-from schemas.tables import video_key
 
 SILENT = 0.9  # a mutant kept with fewer of the healthy frames
 SIZE, FRAMES, RATE = (160, 120), 72, 24
@@ -138,38 +135,31 @@ def _tone(fifo: av.AudioFifo, number: int, tone: Any) -> Iterator[av.AudioFrame]
 def kept(path: Path) -> tuple[int | None, str]:
     """Frames of the clip that index and shard make of a file; None and the failure where there is one."""
     try:
-        facts = dataclasses.asdict(probe(path))
+        facts = probe(path)
     except VideoError as error:
         return None, f"{type(error).__name__}: {error}"
     except Exception as error:
         return None, f"unforeseen {type(error).__name__}: {error}"
-    row = {"key": video_key(path.name), "video_id": path.name, "path": path.name, "start": None, "end": None,
-           "label": None, "label_text": None, "split": "", **facts}  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        worker = ShardWorker(Path(folder), path.parent, Shard(short_side=32, preset="ultrafast"))
-        try:
-            *_, result = worker.run(Unit(0, [row]))
-        except Exception as error:
-            return None, f"unforeseen {type(error).__name__}: {error}"
-    assert isinstance(result, ShardResult)
-    if result.failures:
-        return None, f"{result.failures[0]['error']}: {result.failures[0]['message']}"
-    return int(result.rows[0]["frames"]), ""
+    try:
+        clip, _ = reencoded(Source(path, None, None, facts.fps, Shard(short_side=32, preset="ultrafast"), 60.0))
+    except VideoError as error:
+        return None, f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return None, f"unforeseen {type(error).__name__}: {error}"
+    return clip.frames, ""
 
 
-def tried(task: tuple[str, str, bool]) -> dict[str, Any]:
+def tried(path: Path, name: str, mutations: Collection[str]) -> dict[str, Any]:
     """A healthy file and its mutants: frames or failures by mutation."""
-    path, name, whole_only = Path(task[0]), task[1], task[2]
     healthy, reason = kept(path)
     found: dict[str, Any] = {"file": name, "healthy": healthy, "failure": reason, "mutants": {}}
-    if healthy is None or whole_only:
+    if healthy is None:
         return found
     data = path.read_bytes()
-    for mutation, mutate in MUTANTS.items():
-        mutant = path.with_name(f"mutant-{path.name}") if path.is_relative_to(tempfile.gettempdir()) else None
+    for mutation in mutations:
         with tempfile.TemporaryDirectory() as folder:
             mutant = Path(folder) / path.name
-            mutant.write_bytes(mutate(data, random.Random(f"{name} {mutation}")))
+            mutant.write_bytes(MUTANTS[mutation](data, random.Random(f"{name} {mutation}")))
             found["mutants"][mutation] = kept(mutant)
     return found
 
@@ -183,18 +173,20 @@ def main() -> None:
     parser.add_argument("--silent", action="store_true", help="name every silent mutant")
     arguments = parser.parse_args()
     clips = sorted(path for path in arguments.clips.rglob("*") if path.suffix.lower() in VIDEOS)
-    chosen = clips[:: max(1, len(clips) // arguments.sources)][: arguments.sources]
     with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(arguments.processes) as pool:
-        tasks = [(str(path), path.relative_to(arguments.clips).as_posix(), path not in chosen) for path in clips]
-        made = []
-        for source in chosen:
+        names = [path.relative_to(arguments.clips).as_posix() for path in clips]
+        results = pool.starmap(tried, [(path, name, ()) for path, name in zip(clips, names, strict=True)], chunksize=1)
+        whole = [place for place, result in enumerate(results) if result["healthy"]]
+        chosen = whole[:: max(1, len(whole) // arguments.sources)][: arguments.sources]
+        made, tasks = [], [(clips[place], names[place], tuple(MUTANTS)) for place in chosen]
+        for place in chosen:
             for name, how in FORMATS.items():
-                target = Path(folder) / source.stem / name
+                target = Path(folder) / str(place) / name
                 target.parent.mkdir(exist_ok=True)
-                made.append((source, target, *how))
-                tasks.append((str(target), f"{source.name} as {name}", False))
+                made.append((clips[place], target, *how))
+                tasks.append((target, f"{names[place]} as {name}", tuple(MUTANTS)))
         pool.starmap(write, made, chunksize=1)
-        results = pool.map(tried, tasks, chunksize=1)
+        results += pool.starmap(tried, tasks, chunksize=1)
     report = summary(results)
     print(json.dumps(report, indent=1))
     if arguments.silent:
@@ -213,7 +205,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     form = Counter(Path(each[0]["file"]).suffix for each in silent)
     unforeseen = Counter(each[3] for each in mutants if each[3].startswith("unforeseen"))
     return {
-        "healthy files": sum(result["healthy"] is not None for result in results),
+        "healthy files": len({result["file"] for result in results if result["healthy"] is not None}),
         "alarms on healthy files": {r["file"]: r["failure"] for r in results if r["healthy"] is None},
         "mutants": len(mutants),
         "failed with a reason": sum(each[2] is None for each in mutants) - unforeseen.total(),

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.media.decoding import decode
-from pipeline.media.encoding import Encoded, encode, scaled_size
-from pipeline.media.missing import Loss, Tally
+from pipeline.media.encoding import Encoded, Source, reencoded, scaled_size
+from pipeline.media.missing import Loss
+from pipeline.media.processes import Isolated
 from pipeline.media.video import VideoError
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard
@@ -30,9 +30,10 @@ TIME_LIMIT = 1800.0  # seconds to re-encode one video
 class ShardWorker:
     """Writes one tar a unit: KEY.json (ClipMeta) and KEY.mp4 a video."""
 
-    def __init__(self, folder: Path, data: Path, options: Shard) -> None:
-        """`folder` takes the tars, `data` is the root of the manifest's paths."""
+    def __init__(self, folder: Path, data: Path, options: Shard, memory: int = 0) -> None:
+        """`folder` takes the tars, `data` is the root of the manifest's paths; a video may take `memory` bytes."""
         self._folder, self._data, self._options = folder, data, options
+        self._reencoded = Isolated(reencoded, time_limit=2 * TIME_LIMIT, memory=memory)
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         path = self._folder / shard_name(unit.shard)
@@ -60,12 +61,8 @@ class ShardWorker:
         yield ShardResult(unit.shard, rows, failures, {path.name: sha256_file(path)}, clock)
 
     def _encode(self, row: Row) -> tuple[Encoded, Loss]:
-        tally, (start, end) = Tally(), (row["start"], row["end"])
-        frames = decode(self._data / row["path"], start, end, time_limit=TIME_LIMIT, tally=tally)
-        clip = encode(frames, row["fps"], self._options)
-        loss = tally.loss(start, end)
-        loss.check(self._options.max_lost_frames)
-        return clip, loss
+        path = self._data / row["path"]
+        return self._reencoded.run(Source(path, row["start"], row["end"], row["fps"], self._options, TIME_LIMIT))
 
 
 _KEPT = ("key", "video_id", "label", "label_text", "split")
@@ -145,7 +142,7 @@ def run_shard(experiment: Experiment) -> StageRecord:
     return build(
         shard_spec(experiment),
         units=plan_shards(manifest, options),
-        worker=lambda: ShardWorker(folder, data, options),
+        worker=lambda: ShardWorker(folder, data, options, experiment.ray.decoder_bytes),
         schema=CLIP_INDEX,
         table=TABLE,
         ray=experiment.ray,

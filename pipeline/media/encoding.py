@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.codec.context import Flags
@@ -13,10 +14,21 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from pipeline.media.video import NoFrames, VideoError, rotation_of, said
+from pipeline.media.decoding import decode
+from pipeline.media.missing import Loss, Tally
+from pipeline.media.video import NoFrames, Orientation, VideoError, displayed_size, orientation_of, said
 from schemas.config import Shard
 
-_TURNS = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}
+_TURNS = {  # the filters of each orientation
+    Orientation(): [],
+    Orientation(False, True, False): ["hflip"],
+    Orientation(False, False, True): ["vflip"],
+    Orientation(False, True, True): ["hflip", "vflip"],
+    Orientation(True, False, False): ["transpose=cclock_flip"],
+    Orientation(True, True, False): ["transpose=clock"],
+    Orientation(True, False, True): ["transpose=cclock"],
+    Orientation(True, True, True): ["transpose=clock_flip"],
+}
 # BT.601, limited range, is what decoders assume of untagged video: colours survive readers that ignore tags.
 _COLOURS = "out_color_matrix=bt601:out_range=tv"
 # bitexact and accurate_rnd keep swscale from taking shortcuts that differ between processors.
@@ -38,6 +50,28 @@ class Encoded:
     height: int
 
 
+@dataclass(frozen=True)
+class Source:
+    """A video, or a segment of one, to be re-encoded."""
+
+    path: Path
+    start: float | None
+    end: float | None
+    fps: float
+    options: Shard
+    time_limit: float  # seconds
+
+
+def reencoded(source: Source) -> tuple[Encoded, Loss]:
+    """The clip, and what is missing of its source. Raises VideoError, also for a source of which too much is missing."""
+    tally = Tally()
+    frames = decode(source.path, source.start, source.end, time_limit=source.time_limit, tally=tally)
+    clip = encode(frames, source.fps, source.options)
+    loss = tally.loss(source.start, source.end)
+    loss.check(source.options.max_lost_frames)
+    return clip, loss
+
+
 def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
     """Decoded frames, one to one, as displayed, at a constant `fps`: H.264 in mp4, without sound.
 
@@ -52,7 +86,8 @@ def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encod
 
 
 def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
-    rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its like stay exact
+    # 30000/1001 and its like stay exact, and so does a frame an hour
+    rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(round(1 / fps))
     scaler: _Scaler | None = None
     count = 0
     buffer = io.BytesIO()
@@ -71,11 +106,6 @@ def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Enco
             raise NoFrames("no frames to encode")
         container.mux(stream.encode(None))
     return Encoded(buffer.getvalue(), count, float(rate), scaler.width, scaler.height)
-
-
-def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height in pixels after rotation."""
-    return (frame.width, frame.height) if rotation_of(frame) % 180 == 0 else (frame.height, frame.width)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -117,7 +147,7 @@ class _Scaler:
         self._kind: tuple[object, ...] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        turn = rotation_of(frame)
+        turn = orientation_of(frame)
         kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
         if self._graph is None or kind != self._kind:  # some streams change size or format on their way
             self._graph, self._kind = self._build(frame, turn), kind
@@ -126,7 +156,7 @@ class _Scaler:
         assert isinstance(scaled, av.VideoFrame)
         return scaled
 
-    def _build(self, frame: av.VideoFrame, turn: int) -> Graph:
+    def _build(self, frame: av.VideoFrame, turn: Orientation) -> Graph:
         graph = Graph()
         graph.threads = 1
         source = graph.add(
@@ -138,7 +168,7 @@ class _Scaler:
             colorspace=str(int(frame.colorspace)),
             range=str(int(frame.color_range)),
         )
-        steps = [*_TURNS.get(turn, []), f"scale={self.width}:{self.height}:{_SCALING}:{_COLOURS}", "format=yuv420p"]
+        steps = [*_TURNS[turn], f"scale={self.width}:{self.height}:{_SCALING}:{_COLOURS}", "format=yuv420p"]
         nodes = [graph.add(name, args or None) for name, _, args in (step.partition("=") for step in steps)]
         graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
         return graph

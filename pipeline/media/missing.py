@@ -21,8 +21,8 @@ from pipeline.media.video import NEAR, CorruptVideo, Timeline, TruncatedVideo, t
 
 CORRUPT = 0.1  # of a video's frames: beyond it the video is a failure
 STEADY = 0.9  # of the steps from frame to frame are alike: the rate is constant
-HOLES = 3  # a video of constant rate with more holes than these, and than 2 % of its frames, has dropped them itself
-_DECLARING = frozenset({"matroska", "webm", "mov", "mp4", "flv", "asf", "avi", "mxf"})
+HOLES = 4  # a video of constant rate with more holes than these, and than 5 % of its frames, has dropped them itself
+_DECLARING = frozenset({"matroska", "webm", "mov", "mp4", "flv", "asf", "mxf", "ogg"})
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # Matroska's tag DURATION
 
 
@@ -112,7 +112,8 @@ class Tally:
     def loss(self, start: float | None = None, end: float | None = None) -> Loss:
         """What is missing of the video, or of the segment of it that was decoded."""
         header, frames = self._header, self._frames
-        if not header.timed or not header.base or len(self._times) < self._packets:
+        bare = self._packets - len(self._times)  # packets without a time: a few are a sign of damage
+        if not header.timed or not header.base or bare > 0.1 * self._packets:
             if start is not None or end is not None:
                 return Loss(frames, 0, 0, 0, self._corrupt)
             undecoded = max(0, self._paired(self._packets) - frames)
@@ -122,7 +123,8 @@ class Tally:
         low = float("-inf") if start is None else start - NEAR
         high = float("inf") if end is None else end - NEAR
         inside = [time for time in times if low <= float((time - origin) * header.base) < high]
-        undecoded = max(0, self._paired(len(inside)) - frames)
+        whole = start is None and end is None
+        undecoded = max(0, self._paired(len(inside) + bare * whole) - frames)
         return Loss(frames, undecoded, self._holes(inside), self._at_end(inside, origin, end), self._corrupt)
 
     def _paired(self, packets: int) -> int:
@@ -137,14 +139,14 @@ class Tally:
         usual = median(steps)
         wide = [round(step / usual) - 1 for step in steps if step > 1.75 * usual]
         alike = sum(abs(step - usual) <= 0.15 * usual + 1 for step in steps)
-        steady = alike >= STEADY * len(steps) and len(wide) <= max(HOLES, 0.02 * len(steps))
-        return sum(wide) if steady or self._damaged else 0
+        steady = alike >= STEADY * len(steps) and len(wide) <= max(HOLES, 0.05 * len(steps))
+        return sum(wide) if steady or self._damaged or self._packets > len(self._times) else 0
 
     def _at_end(self, times: list[int], origin: int, end: float | None) -> int:
         header, steps = self._header, _steps(times)
-        if header.ends is None or not header.base or not steps:
+        step = median(steps) if steps else self._step
+        if header.ends is None or not header.base or not step:
             return 0
-        step = median(steps)
         last = times[-1] + max(self._step, step)
         reached = float(max(last, last - origin) * header.base)  # some declare from zero, some from the first frame
         due = header.ends if end is None else min(header.ends, end)

@@ -12,6 +12,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from pipeline.media.endings import Ending
 from pipeline.media.video import (
     TIME_LIMIT,
     CorruptVideo,
@@ -20,9 +21,10 @@ from pipeline.media.video import (
     Timeline,
     TruncatedVideo,
     average_rate,
+    displayed_size,
     guarded,
     opened,
-    rotation_of,
+    orientation_of,
     said,
 )
 
@@ -49,8 +51,12 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
     deadline = Deadline(time_limit)
     with opened(path, threads=1) as (container, stream):
         frames, times, first, fault, corrupt = 0, _Span(stream.time_base), None, None, False
-        for packet in guarded(container.demux(stream), "packets"):
+        ending = Ending(container.format.name)
+        for packet in guarded(container.demux(), "packets"):
             deadline.check()
+            ending.add(packet)
+            if packet.stream_index != stream.index:
+                continue
             if packet.size and not packet.is_discard:
                 frames += 1
                 times.add(packet)
@@ -63,14 +69,15 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
         size = os.path.getsize(path)
         if corrupt or _beyond(container, stream, size):
             raise TruncatedVideo(f"cut short: data is missing after {frames} frames, the file has {size} bytes")
+        if fault_at_end := ending.fault(path):
+            raise TruncatedVideo(f"cut short: after {frames} frames, {fault_at_end} (the file has {size} bytes)")
         if frames and first is None:
             raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
         if not frames or first is None:
             raise NoFrames("the video stream has no frames")
         duration = times.seconds() or _declared_seconds(container, stream)
         fps = average_rate(stream, frames, duration)
-        rotation = rotation_of(first)
-        width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+        rotation, (width, height) = orientation_of(first).rotation, displayed_size(first)
         codec = stream.codec_context.codec.canonical_name
         return VideoFacts(frames, fps, width, height, rotation, codec, duration or frames / fps, size)
 

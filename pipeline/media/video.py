@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -66,6 +67,25 @@ class VideoTimeout(VideoError, TimeoutError):
     pass
 
 
+class Unforeseen(VideoError):
+    """An exception that nobody thought of: it is about this video until the error budget says otherwise."""
+
+
+class TooMuchMemory(VideoError):
+    pass
+
+
+def as_video_error(error: Exception) -> VideoError:
+    """The error of one video; of any other exception, the last line of its traceback and where it was raised."""
+    if isinstance(error, VideoError):
+        return error
+    line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if isinstance(error, MemoryError):
+        return TooMuchMemory(f"needs more memory than a worker may take: {line}")
+    frames = traceback.extract_tb(error.__traceback__)
+    return Unforeseen(f"{line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else line)
+
+
 class Deadline:
     """Looked at between frames: libav itself cannot be interrupted."""
 
@@ -107,21 +127,51 @@ def guarded(items: Iterator[Item], what: str) -> Iterator[Item]:
             count += 1
     except av.error.EOFError:
         return
+    except MemoryError as error:
+        raise as_video_error(error) from error
     except OSError as error:
         raise UnreadableFile(f"cannot be read after {count} {what}: {error.strerror or error}") from error
     except av.FFmpegError as error:
         raise CorruptVideo(f"corrupt after {count} {what}: {said(error)}") from error
 
 
-def rotation_of(frame: av.VideoFrame) -> int:
-    """Degrees counterclockwise to apply for display, 0, 90, 180 or 270: the nearest quarter turn."""
-    return round(frame.rotation / 90) * 90 % 360
+class Orientation(NamedTuple):
+    """How a frame is turned for display: columns and rows exchanged, then mirrored left to right, upside down."""
+
+    transposed: bool = False
+    flipped_x: bool = False
+    flipped_y: bool = False
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counterclockwise, 0, 90, 180 or 270; of a mirrored frame without the mirror, 0 or 90."""
+        turns = {(False, True, True): 180, (True, True, False): 270}
+        return turns.get(tuple(self), 90 if self.transposed else 0)
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """By the frame's display matrix, to the nearest quarter turn."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, bool(a < 0), bool(d < 0))
+    return Orientation(True, bool(c < 0), bool(b < 0))
+
+
+def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Width and height in pixels, as displayed."""
+    return (frame.height, frame.width) if orientation_of(frame).transposed else (frame.width, frame.height)
 
 
 def rgb(frame: av.VideoFrame) -> RGB:
     """The frame as displayed, uint8 [H, W, 3]."""
     pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, rotation_of(frame) // 90))
+    turn = orientation_of(frame)
+    pixels = pixels.transpose(1, 0, 2) if turn.transposed else pixels
+    pixels = pixels[:, ::-1] if turn.flipped_x else pixels
+    return np.ascontiguousarray(pixels[::-1] if turn.flipped_y else pixels)
 
 
 def timed(container: InputContainer) -> bool:

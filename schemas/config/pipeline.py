@@ -41,6 +41,12 @@ class Ray(Section):
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any
     retries: NotNegative = 3  # of a shard whose actor died
+    # memory of the process that decodes a video, GiB; a video that needs more is a failure; 0: no limit
+    decoder_gb: Annotated[float, Field(ge=0)] = 4.0
+
+    @property
+    def decoder_bytes(self) -> int:
+        return round(self.decoder_gb * 2**30)
 
 
 class Blip2(Section):

@@ -21,10 +21,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.captioners import Said, keyframe_indices, make_captioner
+from pipeline.captioners import Said, make_captioner
 from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
 from pipeline.runtime.device import torch_device
+from pipeline.media.keyframes import keyframe_indices
 from schemas.config import Blip2, Caption, Oracle
 from schemas.errors import UserError
 
