@@ -201,7 +201,7 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
         raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
     write_table(spec.folder / TABLE, rows, MANIFEST)
     write_table(spec.folder / LOST_TABLE, sorted(listing.lost, key=itemgetter("video_id")), LOST)
-    write_json(spec.folder / CLASSES, {"classes": class_names(rows, listing), "groups": listing.groups})
+    write_json(spec.folder / CLASSES, {"classes": class_names(listing), "groups": listing.groups})
     write_bytes(spec.folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
     record = StageRecord(
         stage=spec.stage,
@@ -225,11 +225,12 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
     return record
 
 
-def class_names(rows: list[Row], listing: Listing) -> list[str]:
+def class_names(listing: Listing) -> list[str]:
     """By label: the dataset's own names, else those of the videos' labels, else the numbers."""
     if listing.classes:
         return listing.classes
-    names = {row["label"]: row["label_text"] for row in rows if row["label"] is not None}
+    names = {entry.label: entry.label_text for entry in listing.entries if entry.label is not None}
+    names |= {row["label"]: names.get(row["label"]) for row in listing.lost}
     return [names.get(number) or str(number) for number in range(max(names, default=-1) + 1)]
 
 

@@ -196,7 +196,10 @@ def _segment(
 
 
 def _frames(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[av.VideoFrame]:
-    for packet in container.demux(stream):
+    for packet in container.demux():
+        if packet.stream_index != stream.index:
+            tally.beside(packet)
+            continue
         tally.packet(packet)
         yield from packet.decode()
 

@@ -84,6 +84,7 @@ class Tally:
         self._damaged = False  # the demuxer said so
         self._reached = 0  # an untimed stream's last dts, which counts frames
         self._line = Timeline(self._header.base)
+        self._sound = 0.0  # seconds at which it ends
 
     def begin(self, container: InputContainer, stream: VideoStream) -> None:
         """Of a decoding that starts, or starts anew: what was counted before is forgotten."""
@@ -103,6 +104,11 @@ class Tally:
         if packet.pts is not None:
             self._times.append(self._line.at(packet.pts, packet.dts, packet.duration))
             self._step = packet.duration or self._step
+
+    def beside(self, packet: Packet) -> None:
+        """A packet of another stream."""
+        if packet.size and packet.pts is not None and packet.time_base and packet.stream.type == "audio":
+            self._sound = max(self._sound, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
     def frame(self, frame: av.VideoFrame) -> None:
         self._frames += 1
@@ -145,11 +151,13 @@ class Tally:
     def _at_end(self, times: list[int], origin: int, end: float | None) -> int:
         header, steps = self._header, _steps(times)
         step = median(steps) if steps else self._step
-        if header.ends is None or not header.base or not step:
+        sound = self._sound if self._damaged or self._corrupt else None  # then it tells how long the video was
+        ends = header.ends if header.ends is not None else sound
+        if ends is None or not header.base or not step:
             return 0
         last = times[-1] + max(self._step, step)
         reached = float(max(last, last - origin) * header.base)  # some declare from zero, some from the first frame
-        due = header.ends if end is None else min(header.ends, end)
+        due = ends if end is None else min(ends, end)
         return max(0, round((due - reached) / float(step * header.base)))
 
 

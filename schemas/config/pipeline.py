@@ -128,6 +128,7 @@ class Llm(Section):
     concurrency: Positive = 4  # requests at once
     requests_per_minute: NotNegative = 0  # 0: no limit of ours
     timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds without a byte
+    deadline: Annotated[float, Field(gt=0)] = 300.0  # seconds for a whole answer, however it trickles
     retries: NotNegative = 6  # of a request that fails or is answered with nonsense
     backoff: Annotated[float, Field(gt=0)] = 1.0  # seconds before the first retry, doubled for each; Retry-After wins
     max_requests: NotNegative = 20000  # more are refused before the first is sent; 0: no limit
