@@ -31,6 +31,7 @@ from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.stage import StageRecord, StageSpec, read_record, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 
@@ -68,7 +69,7 @@ def run_index(experiment: Experiment) -> StageRecord:
     if listing.extra:
         print(f"index: {len(listing.extra)} videos are in no list: see {spec.folder / EXTRA}", file=sys.stderr)
     if listing.ignored:
-        print(f"index: passed over {_counted(listing.ignored)}", file=sys.stderr)
+        print(shown(f"index: passed over {_counted(listing.ignored)}"), file=sys.stderr)
     if not listing.entries and not listing.failures:
         raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
     _take_once(listing)

@@ -16,6 +16,11 @@ def shown(text: object) -> str:
     return "".join(_shown(c) for c in str(text))
 
 
+def shown_lines(text: object) -> str:
+    """The same line by line, for what is meant to have several: a table, a list of errors."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
 def _shown(character: str) -> str:
     if " " <= character <= "~":
         return character

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from schemas.errors import UserError
+from schemas.foreign import shown, shown_lines
 
 OURS = ("schemas", "pipeline", "train", "tgmae")
 
@@ -20,7 +21,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {shown_lines(error)}", err=True)
             raise typer.Exit(2) from None
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] in OURS:
@@ -72,10 +73,10 @@ def _run(stage: str, experiment: Any) -> None:
 
     chosen = next(each for each in STAGES if each.name == stage)
     step = decide(chosen, experiment)
-    typer.echo(str(step))
+    typer.echo(shown(step))
     if step.state == "runs":
         chosen.run(experiment)
-        typer.echo(str(decide(chosen, experiment)))
+        typer.echo(shown(decide(chosen, experiment)))
 
 
 @app.command()
@@ -243,9 +244,9 @@ def run(
     experiment = _experiment(config, set, ray__address=ray_address)
     if plan:
         for step in runner.plan(experiment):
-            typer.echo(str(step))
+            typer.echo(shown(step))
     else:
-        runner.run(experiment, typer.echo)
+        runner.run(experiment, lambda line: typer.echo(shown(line)))
 
 
 @app.command()
@@ -260,9 +261,9 @@ def sweep(
     from tgmae.sweep import sweep as run_all
 
     overrides = [*(set or []), *([f"ray.address={_quoted(ray_address)}"] if ray_address else [])]
-    failed = run_all(experiments(configs, overrides, seeds), typer.echo)
+    failed = run_all(experiments(configs, overrides, seeds), lambda line: typer.echo(shown(line)))
     for problem in failed:
-        typer.echo(f"failed: {problem}", err=True)
+        typer.echo(f"failed: {shown(problem)}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -276,7 +277,7 @@ def table(
     from tgmae.result_tables import find_results, paper_tables, run_table
 
     results = find_results(folders)
-    typer.echo(paper_tables(results) if paper else run_table(results))
+    typer.echo(shown_lines(paper_tables(results) if paper else run_table(results)))
 
 
 @app.command()
@@ -289,7 +290,7 @@ def status(
     from tgmae.status import lines
 
     for line in lines(Workspace(workspace), failures=failures):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 captions = typer.Typer(cls=_Group, help="Describe and compare caption sets.", no_args_is_help=True)
@@ -306,7 +307,7 @@ def captions_stats(
     from tgmae.caption_stats import stats
 
     for line in stats(Workspace(workspace), set):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 @captions.command("diff")
@@ -320,7 +321,7 @@ def captions_diff(
     from tgmae.caption_stats import diff
 
     for line in diff(Workspace(workspace), first, second):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import shown_lines
 from schemas.toml import load_experiment
 
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         COMMANDS[options.stage](experiment, options.restart)
     except UserError as error:
         rank = os.environ.get("RANK")
-        print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr, flush=True)
+        print(f"error{f' in process {rank}' if rank else ''}: {shown_lines(error)}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from schemas.atomic import write_bytes
+from schemas.foreign import shown
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between the pictures of a strip
@@ -44,13 +45,13 @@ def mask_picture(
             raise ValueError(
                 f"a grid of {grid.shape} does not divide a clip of {clip_THWC.shape[:3]} in {slices} slices"
             )
-    shown = np.unique(np.linspace(0, slices - 1, min(columns, slices)).round().astype(int))
-    frames = clip_THWC[shown * (len(clip_THWC) // slices)]
+    slots = np.unique(np.linspace(0, slices - 1, min(columns, slices)).round().astype(int))
+    frames = clip_THWC[slots * (len(clip_THWC) // slices)]
     rows = [frames]
     if scores_Thw is not None:
-        rows.append(heat(frames, scores_Thw[shown], low=float(scores_Thw.min()), high=float(scores_Thw.max())))
+        rows.append(heat(frames, scores_Thw[slots], low=float(scores_Thw.min()), high=float(scores_Thw.max())))
     if mask_Thw is not None:
-        rows.append(hide(frames, mask_Thw[shown]))
+        rows.append(hide(frames, mask_Thw[slots]))
     strip = np.concatenate([_beside(row) for row in rows])[:-GAP]
     return strip if not text else np.concatenate([_caption(text, strip.shape[1]), strip])
 
@@ -103,10 +104,11 @@ def loss_curve(
         draw.line([(x, bottom), (x, bottom + 5)], fill="black")
         draw.text((x, bottom + 8), f"{value:g}", fill="black", font=font, anchor="ma")
     draw.rectangle((left, top, right, bottom), outline="black")
-    draw.text((left, 12), title, fill="black", font=font)
+    draw.text((left, 12), _drawn(title), fill="black", font=font)
     draw.text((right, height - 6), x_name, fill="black", font=font, anchor="rb")
     legend = float(right)
-    for number, (name, line) in enumerate(finite.items()):
+    for number, (given, line) in enumerate(finite.items()):
+        name = _drawn(given)
         colour = LINES[number % len(LINES)]
         places = [place(x, y) for x, y in sorted(line)]
         for x, y in places[:1]:  # a single point is no line
@@ -137,10 +139,13 @@ def _beside(frames_THWC: Pixels) -> Pixels:
 
 def _caption(text: str, width: int) -> Pixels:
     image = Image.new("RGB", (width, 20), "white")
-    # The font knows few letters beyond Latin; captions are untrusted, and a line break would not fit.
-    shown = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
-    ImageDraw.Draw(image).text((2, 2), shown, fill="black", font=ImageFont.load_default(13))
+    ImageDraw.Draw(image).text((2, 2), _drawn(text), fill="black", font=ImageFont.load_default(13))
     return np.asarray(image)
+
+
+def _drawn(text: str) -> str:
+    """What the font can draw of it: few letters beyond Latin, and on one line."""
+    return " ".join(shown(text).split()).encode("latin-1", "replace").decode("latin-1")
 
 
 def _room(values: list[float]) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def run_probe(experiment: Experiment) -> StageRecord:
     metrics |= {"chance": 1 / task.classes, "majority": task.majority}
     warnings = [*missing.warnings, *task.warnings(options), *_sweep_warnings(sweep, options)]
     for text in warnings:
-        print(f"probe: {text}", file=sys.stderr)
+        print(f"probe: {shown(text)}", file=sys.stderr)
     for suffix, method in METHODS.items():
         print(f"probe: {method}, top-1 {metrics[f'top1{suffix}']:.4f}", file=sys.stderr)
 

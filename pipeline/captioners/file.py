@@ -13,6 +13,7 @@ from pipeline.captioners.subtitles import TIMED, read_timed
 from pipeline.runtime.units import Row
 from schemas.config import CaptionFile
 from schemas.errors import UserError
+from schemas.foreign import shown
 
 SHOWN = 3  # names in a message
 
@@ -83,7 +84,7 @@ class FileCaptioner:
         said += [f"{len(missing)} have none ({_some(missing)})"] if missing else []
         said += [f"{len(strange)} names in it are no video of the manifest ({_some(strange)})"] if strange else []
         said += [f"{len(problems)} entries cannot be used ({_some(problems)})"] if problems else []
-        print(f"caption: {'; '.join(said)}", file=sys.stderr)
+        print(shown(f"caption: {'; '.join(said)}"), file=sys.stderr)
 
 
 def _read(options: CaptionFile) -> tuple[Listed, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from pipeline.datasets.entry import BadRow, Listing, MissingFile, check_path, printable, videos
 from schemas.errors import UserError
+from schemas.foreign import parsed_json
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _folder(path: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Raises UserError when the file does not hold a JSON value of this type."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = parsed_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):

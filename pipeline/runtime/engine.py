@@ -22,6 +22,7 @@ from tqdm import tqdm
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError
+from schemas.foreign import shown
 
 CONNECT_SECONDS = 5.0  # to reach the head of a cluster before we say that it is not there
 
@@ -119,7 +120,7 @@ def _retried(flight: _Flight, error: Exception, retries: int) -> int:
     if deaths > retries:
         raise UserError(f"the worker of shard {flight.unit.shard} died {deaths} times, so the stage stops: {reason}")
     said = f"the worker of shard {flight.unit.shard} died and is replaced ({deaths} of {retries}): {reason}"
-    tqdm.write(said, file=sys.stderr)
+    tqdm.write(shown(said), file=sys.stderr)
     return deaths
 
 

@@ -26,6 +26,7 @@ from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.atomic import TEMPORARY, sha256_file, write_bytes, write_json
 from schemas.config import Ray
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.stage import FILE, StageRecord, StageSpec, read_record, write_record
 from schemas.tables import FAILURES, write_table
 
@@ -107,7 +108,7 @@ def prepare(spec: StageSpec, record: StageRecord | None, units: Sequence[Unit] =
         reasons = (
             spec.differences(record) if record is not None else ["the config changed while the stage was incomplete"]
         )
-        print(f"{spec.stage}: made anew, because {'; '.join(reasons)}", file=sys.stderr)
+        print(f"{spec.stage}: made anew, because {shown('; '.join(reasons))}", file=sys.stderr)
         # stage.json first: should we be stopped between, the rest counts as incomplete, never as whole.
         (spec.folder / FILE).unlink(missing_ok=True)
         shutil.rmtree(spec.folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.atomic import write_bytes
+from schemas.foreign import shown
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -76,4 +77,4 @@ def _table(table: Table) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(shown(value))

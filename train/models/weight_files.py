@@ -26,7 +26,7 @@ def weight_files(path: Path) -> list[Path]:
     if (path / MODEL).is_file():
         return [path / MODEL]
     if (path / INDEX).is_file():
-        names = json.loads((path / INDEX).read_bytes())["weight_map"].values()
+        names = parsed_json((path / INDEX).read_bytes())["weight_map"].values()
         return [path / name for name in sorted(set(names))]
     if (path / PICKLED).is_file():
         return [path / PICKLED]
