@@ -135,9 +135,7 @@ class CaptionWorker:
         options, start = self._options, row["start"] or 0.0
         seed = seed_of(options.seed, row["video_id"]) if options.placing == "random" else None
         path = self._data / row["path"]
-        found = self._placed.run(
-            Wanted(path, options.keyframes, seed, segment_frames(row), row["start"], row["end"])
-        )
+        found = self._placed.run(Wanted(path, options.keyframes, seed, segment_frames(row), row["start"], row["end"]))
         return [
             (frame.index, start + frame.index / row["fps"] if frame.time is None else frame.time, frame.pixels)
             for frame in found

@@ -82,7 +82,7 @@ def source_of(index: Index, root: Path) -> Source:
     """Where the format looks; `root` is index.data, resolved."""
     return Source(
         root, Path(index.list) if index.list else None, Path(index.annotations) if index.annotations else None,
-        index.split, index.val_participants,
+        index.split, index.val_participants, index.follow_links,
     )  # fmt: skip
 
 

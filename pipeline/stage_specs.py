@@ -27,7 +27,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     data = Path(index.data)
     if not data.is_dir():
         raise UserError(f"index.data: {data} is not a folder")
-    inputs = {"files": _listing_digest(data)}
+    inputs = {"files": _listing_digest(data, follow=index.follow_links)}
     if index.format == "csv" and not index.list:
         raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
     if index.list:
@@ -36,7 +36,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
         if not Path(index.list).is_file():
             raise UserError(f"index.list: {index.list} is not a file")
         inputs["list"] = sha256_file(Path(index.list))
-    config: dict[str, Any] = {"format": index.format}
+    config: dict[str, Any] = {"format": index.format, **({"follow_links": True} if index.follow_links else {})}
     if index.annotations:
         if not Path(index.annotations).is_dir():
             raise UserError(f"index.annotations: {index.annotations} is not a folder")
@@ -123,13 +123,18 @@ def _manifest(workspace: Workspace) -> str:
     return required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}").output
 
 
-def _listing_digest(root: Path) -> str:
-    digest = hashlib.sha256()
-    for folder, subfolders, names in os.walk(root):
+def _listing_digest(root: Path, *, follow: bool = False) -> str:
+    digest, walked = hashlib.sha256(), set[str]()
+    for folder, subfolders, names in os.walk(root, followlinks=follow):
+        if follow and (real := os.path.realpath(folder)) in walked:
+            subfolders.clear()
+            continue
+        if follow:
+            walked.add(real)
         subfolders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            stat = os.stat(path, follow_symlinks=False)
+            stat = os.stat(path, follow_symlinks=follow and os.path.exists(path))
             digest.update(
                 f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
                     "utf-8", "surrogateescape"

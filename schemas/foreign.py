@@ -35,6 +35,11 @@ def _shown(character: str) -> str:
 _JOINERS = "\u200c\u200d"  # shape letters of Persian and Hindi, and families of emoji
 
 
+def composed(name: str) -> str:
+    """For comparing names: é may be one character or two, as the system that wrote it likes."""
+    return unicodedata.normalize("NFC", name)
+
+
 def is_utf8(text: str) -> bool:
     """Whether a table can hold it: half of a surrogate pair, which JSON can say, is no character."""
     try:

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Valid
 from schemas.errors import UserError
 
 Array = np.ndarray[Any, Any]
+# Widths of a video that decord 0.6 cannot give, whatever the height: found by trying every even one up to 140.
+UNREADABLE_WIDTHS = frozenset({2, 4, 6, 8, 12, 16, 24, 48, 72})
 LEVELS = 255  # of a stored score: one byte
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from schemas.atomic import write_json
 from schemas.config import Experiment, Probe
+from schemas.foreign import shown
 from schemas.stage import FILE as RECORD
 from schemas.stage import StageRecord, read_record
 from schemas.workspace import Workspace

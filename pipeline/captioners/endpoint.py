@@ -58,7 +58,9 @@ class Endpoint:
             status, headers, body = asyncio.run(self._answered(question))
         except asyncio.TimeoutError:
             limit = self._options.deadline
-            raise Failed(f"{self._url.host} has not answered in full within {limit:g} s (caption.llm.deadline)") from None
+            raise Failed(
+                f"{self._url.host} has not answered in full within {limit:g} s (caption.llm.deadline)"
+            ) from None
         except (httpx.HTTPError, OSError) as error:  # no connection, a time-out, a broken answer
             raise Failed(f"{self._url.host} does not answer: {self._hidden(_reason(error))}") from None
         text = self._hidden(body.decode("utf-8", "replace"))

@@ -24,7 +24,7 @@ REQUIRED = ("path", "label")
 
 def list_csv(source: Source) -> Listing:
     """Raises UserError when the list is not such a csv; a bad row becomes a failure that names its line."""
-    root, list_path = source.root, source.list
+    list_path = source.list
     if list_path is None:
         raise UserError("format 'csv' needs a list (index.list)")
     listing = Listing()
@@ -42,7 +42,7 @@ def list_csv(source: Source) -> Listing:
         listing.classes = sorted(known)  # also those whose videos turn out to be unusable
     for line, row in rows:
         try:
-            listing.entries.append(_entry(root, row, labels, named=not indices))
+            listing.entries.append(_entry(source, row, labels, named=not indices))
         except VideoError as error:
             place = f"{list_path.name} line {line}"
             listing.fail(row.get("path") or place, error, place)
@@ -87,12 +87,12 @@ def _label(row: dict[str, str]) -> str:
     return str(int(number[1])) if number and len(cell) < 80 else cell
 
 
-def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bool) -> Entry:
+def _entry(source: Source, row: dict[str, str], labels: dict[str, int], *, named: bool) -> Entry:
     if "fault" in row:
         raise BadRow(row["fault"])
     if not row["path"]:
         raise BadRow("the path is empty")
-    path = within(root, row["path"])
+    path = within(source.root, row["path"])
     start, end = (_seconds(row.get(column, ""), column) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise BadRow(f"end {end:g} s is not after start {start or 0:g} s")
@@ -103,7 +103,7 @@ def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bo
     label = labels.get(name)
     if name and label is None and not named:
         raise BadRow(f"label {printable(name)!r} is not a class index, as the other labels are")
-    check_path(root, path, label, SPLITS.get(split.casefold(), ""))
+    check_path(source.root, path, label, SPLITS.get(split.casefold(), ""), follow=source.follow_links)
     return Entry(
         path=path,
         label=label,

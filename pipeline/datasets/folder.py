@@ -22,7 +22,7 @@ SPLITS = {name: split for split, names in NAMES.items() for name in names}  # in
 
 def list_folder(source: Source) -> Listing:
     listing = Listing()
-    placed = [(path, path.split("/")[:-1]) for path in videos(source.root, listing)]
+    placed = [(path, path.split("/")[:-1]) for path in videos(source.root, listing, follow=source.follow_links)]
     tops = {folders[0] for _, folders in placed if folders}
     depth = int(_are_splits(tops, source.root))  # of the class folder
     names = sorted({folders[depth] for _, folders in placed if len(folders) > depth})

@@ -201,7 +201,7 @@ def _frames(container: InputContainer, stream: VideoStream, tally: Tally) -> Ite
             tally.beside(packet)
             continue
         tally.packet(packet)
-        yield from packet.decode()
+        yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
 
 
 def _starts_again(path: Path, deadline: Deadline) -> bool:

@@ -16,8 +16,17 @@ from av.video.stream import VideoStream
 
 from pipeline.media.decoding import decode
 from pipeline.media.missing import Loss, Tally
-from pipeline.media.video import NoFrames, Orientation, VideoError, displayed_size, orientation_of, said
+from pipeline.media.video import (
+    EncodingFailed,
+    NoFrames,
+    NotConvertible,
+    Orientation,
+    displayed_size,
+    orientation_of,
+    said,
+)
 from schemas.config import Shard
+from schemas.shards import UNREADABLE_WIDTHS
 
 _TURNS = {  # the filters of each orientation
     Orientation(): [],
@@ -33,10 +42,6 @@ _TURNS = {  # the filters of each orientation
 _COLOURS = "out_color_matrix=bt601:out_range=tv"
 # bitexact and accurate_rnd keep swscale from taking shortcuts that differ between processors.
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
-
-
-class EncodingFailed(VideoError):
-    pass
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,32 @@ class Source:
 
 
 def reencoded(source: Source) -> tuple[Encoded, Loss]:
-    """The clip, and what is missing of its source. Raises VideoError, also for a source of which too much is missing."""
+    """The clip, and what is missing of its source. Raises VideoError, also where too much is."""
     tally = Tally()
     frames = decode(source.path, source.start, source.end, time_limit=source.time_limit, tally=tally)
     clip = encode(frames, source.fps, source.options)
     loss = tally.loss(source.start, source.end)
     loss.check(source.options.max_lost_frames)
+    check_readable(clip)
     return clip, loss
+
+
+def check_readable(clip: Encoded) -> None:
+    """Raises EncodingFailed where the trainer's decoder, if it is installed, does not give the clip's frames."""
+    try:
+        import decord  # of the extra `train`
+    except ModuleNotFoundError:
+        return
+    size = (clip.height, clip.width, 3)
+    try:
+        reader = decord.VideoReader(io.BytesIO(clip.data), num_threads=1)
+        found, shape = len(reader), reader[clip.frames - 1].shape
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise EncodingFailed(f"the trainer's decoder cannot give the clip of {clip.width} x {clip.height}: {reason}. "
+                             "Choose another shard.short_side") from error  # fmt: skip
+    if (found, shape) != (clip.frames, size):
+        raise EncodingFailed(f"the trainer's decoder gives {found} frames of {shape}, not {clip.frames} of {size}")
 
 
 def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
@@ -109,10 +133,15 @@ def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Enco
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """The stored size: the short side at most `short_side`, both even (chroma is halved), never enlarged."""
+    """The stored size: the short side at most `short_side`, both even (chroma is halved), never enlarged.
+
+    A width that the trainer's decoder cannot give becomes the next smaller one that it can, at least 10 pixels.
+    """
     scale = min(1.0, short_side / min(width, height))
     sides = (max(2, min(side - side % 2, 2 * round(side * scale / 2))) for side in (width, height))
     stored_width, stored_height = sides
+    while stored_width in UNREADABLE_WIDTHS:
+        stored_width += 2 if stored_width < 10 else -2
     return stored_width, stored_height
 
 
@@ -149,10 +178,13 @@ class _Scaler:
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         turn = orientation_of(frame)
         kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
-        if self._graph is None or kind != self._kind:  # some streams change size or format on their way
-            self._graph, self._kind = self._build(frame, turn), kind
-        self._graph.push(frame)
-        scaled = self._graph.pull()
+        try:
+            if self._graph is None or kind != self._kind:  # some streams change size or format on their way
+                self._graph, self._kind = self._build(frame, turn), kind
+            self._graph.push(frame)
+            scaled = self._graph.pull()
+        except av.FFmpegError as error:
+            raise NotConvertible(frame, error) from error
         assert isinstance(scaled, av.VideoFrame)
         return scaled
 

@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from av.packet import Packet
 
@@ -27,7 +27,7 @@ class Ending:
     def __init__(self, container: str) -> None:
         self._container, self._read_to = container, 0
 
-    def add(self, packet: Packet) -> None:
+    def add(self, packet: Packet[Any]) -> None:
         """One of any stream."""
         self._read_to = max(self._read_to, (packet.pos or 0) + packet.size)
 
@@ -147,6 +147,11 @@ def _program_stream(file: IO[bytes], size: int) -> str:
     return f"its last pack lacks {at - len(tail)} bytes" if at > len(tail) else ""
 
 
+def _gif(file: IO[bytes], size: int) -> str:
+    _, tail = _tail(file, size)
+    return "" if tail.rstrip(b"\0").endswith(b";") else "it has no end mark"
+
+
 def _tail(file: IO[bytes], size: int, length: int = TAIL) -> tuple[int, bytes]:
     start = max(0, size - length)
     file.seek(start)
@@ -159,8 +164,9 @@ _CHECKS: dict[str, Callable[[IO[bytes], int], str]] = {
     "ogg": _ogg,
     "flv": _flash,
     "asf": _asf,
+    "gif": _gif,
     "mov,mp4,m4a,3gp,3g2,mj2": _fragments,
     "mpeg": _program_stream,
 }
 # An index may follow the last packet; a packet of Ogg is placed by its page.
-_INDEXED = ("matroska,webm", "asf", "ogg", "mov,mp4,m4a,3gp,3g2,mj2")
+_INDEXED = ("matroska,webm", "asf", "ogg", "gif", "mov,mp4,m4a,3gp,3g2,mj2")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -21,6 +23,7 @@ from pipeline.media.video import NEAR, CorruptVideo, Timeline, TruncatedVideo, t
 
 CORRUPT = 0.1  # of a video's frames: beyond it the video is a failure
 STEADY = 0.9  # of the steps from frame to frame are alike: the rate is constant
+PAUSE = 60.0  # seconds: a longer hole is a pause of the recording, or a timestamp that jumps
 HOLES = 4  # a video of constant rate with more holes than these, and than 5 % of its frames, has dropped them itself
 _DECLARING = frozenset({"matroska", "webm", "mov", "mp4", "flv", "asf", "mxf", "ogg"})
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # Matroska's tag DURATION
@@ -45,7 +48,7 @@ class Loss:
         return self.frames + self.missing
 
     def check(self, allowed: str) -> None:
-        """Raises TruncatedVideo for more missing frames than `allowed`, "5%" or "25", CorruptVideo for too many corrupt."""
+        """Raises TruncatedVideo for more missing frames than `allowed`, "5%" or "25"; CorruptVideo."""
         share = float(allowed.rstrip("%"))
         most = share / 100 * self.expected if allowed.endswith("%") else share
         if self.missing > max(1, most):
@@ -93,7 +96,7 @@ class Tally:
         )
         self._clear()
 
-    def packet(self, packet: Packet) -> None:
+    def packet(self, packet: Packet[Any]) -> None:
         if not packet.size:
             return
         self._damaged |= bool(packet.is_corrupt)
@@ -105,7 +108,7 @@ class Tally:
             self._times.append(self._line.at(packet.pts, packet.dts, packet.duration))
             self._step = packet.duration or self._step
 
-    def beside(self, packet: Packet) -> None:
+    def beside(self, packet: Packet[Any]) -> None:
         """A packet of another stream."""
         if packet.size and packet.pts is not None and packet.time_base and packet.stream.type == "audio":
             self._sound = max(self._sound, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -143,7 +146,8 @@ class Tally:
         if len(steps) < 4:
             return 0
         usual = median(steps)
-        wide = [round(step / usual) - 1 for step in steps if step > 1.75 * usual]
+        pause = PAUSE / (self._header.base or 1)
+        wide = [round(step / usual) - 1 for step in steps if 1.75 * usual < step < pause]
         alike = sum(abs(step - usual) <= 0.15 * usual + 1 for step in steps)
         steady = alike >= STEADY * len(steps) and len(wide) <= max(HOLES, 0.05 * len(steps))
         return sum(wide) if steady or self._damaged or self._packets > len(self._times) else 0
@@ -162,10 +166,10 @@ class Tally:
 
 
 def _steps(times: list[int]) -> list[int]:
-    return [after - before for before, after in zip(times, times[1:], strict=False) if after > before]
+    return [after - before for before, after in pairwise(times) if after > before]
 
 
-def _shows(packet: Packet) -> bool:
+def _shows(packet: Packet[Any]) -> bool:
     """VP8 keeps frames to refer to in packets of their own, marked as not shown."""
     if packet.stream.codec_context.name not in ("vp8", "libvpx"):
         return True

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -73,7 +74,7 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
             raise TruncatedVideo(f"cut short: after {frames} frames, {fault_at_end} (the file has {size} bytes)")
         if frames and first is None:
             raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
-        if not frames or first is None:
+        if not frames or not isinstance(first, av.VideoFrame):
             raise NoFrames("the video stream has no frames")
         duration = times.seconds() or _declared_seconds(container, stream)
         fps = average_rate(stream, frames, duration)
@@ -90,7 +91,7 @@ class _Span:
         self._first: int | None = None
         self._last = 0
 
-    def add(self, packet: Packet) -> None:
+    def add(self, packet: Packet[Any]) -> None:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None:
             return

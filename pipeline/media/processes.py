@@ -5,7 +5,9 @@ concurrent.futures would lose the whole pool, and not say which video it was.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import resource
 import signal
 import time
@@ -18,12 +20,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pipeline.media.video import VideoError, VideoTimeout, as_video_error
+from pipeline.media.video import TooMuchMemory, VideoError, VideoTimeout, as_video_error
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 READY = "ready"  # what a process says first
+LARGE = 0.5  # of the memory that a process may take: a video that fails then has failed of it
 TRIES = 2  # of a task whose process died: the first time, memory may have run out because of others
 
 
@@ -173,8 +176,27 @@ def _serve(work: Callable[[Any], Any], connection: Connection, memory: int) -> N
         connection.send(READY)
         while True:
             task = connection.recv()
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
             try:
                 answer = work(task)
             except Exception as error:
-                answer = as_video_error(error)
+                answer = _named(as_video_error(error), memory)
             connection.send(answer)
+
+
+def _named(error: VideoError, memory: int) -> VideoError:
+    """Libraries have many words for memory that they did not get, most of them wrong."""
+    if not memory or (os.strerror(errno.ENOMEM) not in str(error) and _peak() < LARGE * memory):
+        return error
+    limit = f"its process may take {memory / 2**30:.3g} GiB (ray.decoder_gb)"
+    return TooMuchMemory(f"needs too much memory: {limit}, and had {_peak() / 2**30:.3g} GiB when it failed: {error}")
+
+
+def _peak() -> int:
+    """Bytes of memory that were resident at most; 0 where there is no /proc."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -6,6 +6,7 @@ PyAV, because decord cannot open AV1 and miscounts files whose first frames are 
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,13 +26,25 @@ Item = TypeVar("Item")
 
 TIME_LIMIT = 600.0  # seconds for one video; beyond it something hangs
 
+_NOT_READ = {  # what people keep among videos, by its first bytes
+    "a WebP picture": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "raw video in YUV4MPEG2": re.compile(rb"YUV4MPEG2"),
+    "a PNG picture": re.compile(rb"\x89PNG"),
+    "a JPEG picture": re.compile(rb"\xff\xd8\xff"),
+    "a playlist, which names other files": re.compile(rb"#EXTM3U|ffconcat"),
+    "a web page": re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE),
+    "a pointer of Git LFS": re.compile(rb"version https://"),
+}
+
 NEAR = 5e-4  # seconds: lists name times to the millisecond, so a frame so near to a bound is on it
 
 # Containers only: libav would also read playlists, which name other files and addresses.
-_FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,mxf,dv,ivf,rm,h264,hevc,m4v"
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,mxf,dv,ivf,rm,h264,hevc,m4v,gif"
 
 
 FALL = 0.5  # seconds: timestamps that fall by less are careless, by more they start again
+MATRICES = {8: "YCgCo", 10: "BT.2020 of constant luminance", 12: "derived from the primaries",
+            13: "derived from the primaries, of constant luminance", 14: "ICtCp"}  # fmt: skip
 _UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})
 
 
@@ -64,6 +77,24 @@ class UnreadableFile(VideoError):
 
 
 class VideoTimeout(VideoError, TimeoutError):
+    pass
+
+
+class NotConvertible(VideoError):
+    """Frames that libav decodes and cannot turn into other colours."""
+
+    def __init__(self, frame: av.VideoFrame, error: av.FFmpegError) -> None:
+        matrix = MATRICES.get(int(frame.colorspace), f"number {int(frame.colorspace)}")
+        super().__init__(
+            f"frames of {frame.format.name} with the colour matrix {matrix} cannot be converted ({said(error)}): "
+            "convert the video to BT.709 first"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it goes from process to process, its frame does not
+        return EncodingFailed, (str(self),)
+
+
+class EncodingFailed(VideoError):
     pass
 
 
@@ -106,6 +137,11 @@ def opened(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStre
         raise UnreadableFile(f"cannot be read: {error.strerror or error}") from error
     except av.FFmpegError as error:
         size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            head = file.read(16)
+        other = next((name for name, sign in _NOT_READ.items() if sign.match(head)), None)
+        if other is not None:
+            raise NotAVideo(f"{other}, which is not read: convert it to a video, such as mp4") from error
         raise NotAVideo(f"no video that libav can open, or cut short ({size} bytes): {said(error)}") from error
     with container:
         stream = container.streams.best("video")
@@ -145,13 +181,13 @@ class Orientation(NamedTuple):
     @property
     def rotation(self) -> int:
         """Degrees counterclockwise, 0, 90, 180 or 270; of a mirrored frame without the mirror, 0 or 90."""
-        turns = {(False, True, True): 180, (True, True, False): 270}
-        return turns.get(tuple(self), 90 if self.transposed else 0)
+        turns = {Orientation(False, True, True): 180, Orientation(True, True, False): 270}
+        return turns.get(self, 90 if self.transposed else 0)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """By the frame's display matrix, to the nearest quarter turn."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y
@@ -167,7 +203,10 @@ def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
 
 def rgb(frame: av.VideoFrame) -> RGB:
     """The frame as displayed, uint8 [H, W, 3]."""
-    pixels = frame.to_ndarray(format="rgb24")
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise NotConvertible(frame, error) from error
     turn = orientation_of(frame)
     pixels = pixels.transpose(1, 0, 2) if turn.transposed else pixels
     pixels = pixels[:, ::-1] if turn.flipped_x else pixels

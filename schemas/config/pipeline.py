@@ -30,6 +30,7 @@ class Index(Section):
     annotations: str = ""  # folder of the dataset's own annotation files (docs/datasets.md); "": `data`
     split: Annotated[int, Field(ge=1, le=3)] = 1  # official split of UCF101 and HMDB51
     val_participants: tuple[str, ...] = ("P26", "P27", "P28", "P29", "P30", "P31")  # epic55's, if there is no list
+    follow_links: bool = False  # into folders, and out of `data`: data sets of symbolic links (DVC, caches of hubs)
     workers: NotNegative = 0  # processes that probe; 0: one a core
 
 

@@ -15,8 +15,8 @@ import pytest
 from pipeline.caption import CaptionWorker, RowWorker, caption_units
 from pipeline.captioners import Frame, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
-from pipeline.media.keyframes import keyframe_indices
 from pipeline.media.encoding import encode
+from pipeline.media.keyframes import keyframe_indices
 from pipeline.runtime.prefetch import map_ahead, read_ahead
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from schemas.config import Caption, Clean, Oracle, Shard
