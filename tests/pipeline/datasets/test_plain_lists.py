@@ -188,3 +188,32 @@ def test_nan_is_no_class_and_numbers_sort_as_numbers(root: Path) -> None:
         ("walk", 1, "train"), (None, None, "test"), ("run", 0, "")
     ]  # fmt: skip
     assert named.classes == ["run", "walk"]
+
+
+def test_names_are_found_as_they_are_spelled_on_disk(tmp_path: Path) -> None:
+    """é in one character or two; Windows' separator."""
+    apart, one = "Zoe\u0308.mp4", "caf\u00e9.mp4"
+    root = touch(tmp_path / "d", f"x/{apart}", one)
+    names = ["x/Zo\u00eb.mp4", "cafe\u0301.mp4", "x\\Zo\u00eb.mp4"]
+    listing = csv(root, "path,label\n" + "".join(f"{name},a\n" for name in names))
+    assert [entry.path for entry in listing.entries] == [f"x/{apart}", one, f"x/{apart}"]
+    assert not listing.failures
+    evil = csv(root, "path,label\n..\\list.csv,a\n/a\0b,a\n")
+    assert not evil.entries and len(evil.failures) == 2
+
+
+def test_links_lead_outside_where_they_are_allowed_to(tmp_path: Path) -> None:
+    outside = touch(tmp_path / "cache", "x.mp4", "deep/y.mp4")
+    root = touch(tmp_path / "data", "a.mp4")
+    (root / "out.mp4").symlink_to(outside / "x.mp4")
+    (root / "folder").symlink_to(outside / "deep")
+    (outside / "deep" / "back").symlink_to(root)
+    for name in ("files", "folder"):
+        listing = FORMATS[name](Source(root, follow_links=True))
+        assert [entry.path for entry in listing.entries] == ["a.mp4", "folder/y.mp4", "out.mp4"]
+        assert not listing.failures and not listing.ignored
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\nout.mp4,x\n")
+    assert FORMATS["csv"](Source(root, listed, follow_links=True)).entries == [Entry("out.mp4", 0, "x")]
+    (failed,) = FORMATS["csv"](Source(root, listed)).failures
+    assert "index.follow_links = true allows it" in failed["message"]
