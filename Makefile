@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUPPORTED := 3.10 to 3.13
+SPREAD := --numprocesses auto --dist loadgroup # tests run side by side, one process a core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test golden golden-update lint bench world-table demo-models clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench world-table demo-models clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,10 @@ demo: $(READY) ## run every stage on the embedded world; the report lies under w
 	$(BIN)/tgmae demo --out work/demo
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
+
+test-quick: $(READY) ## run the tests that take less than a second or two each
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 golden: $(READY) ## check that every stage still leaves the same bytes and losses on a fixed small world
 	$(BIN)/python -m pytest tests/golden

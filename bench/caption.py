@@ -85,7 +85,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ray_overhead": round(statistics.median(overheads), 4),
         "ray_overhead_rounds": [round(each, 4) for each in overheads],
         "model": options.model or "BLIP-2, random weights, middling size",
-        "data": f"{len(manifest)} videos of {options.data or 'the embedded world, 256 px'}, shards of {options.shard}",
+        "data": f"{len(manifest)} videos of {options.data.name if options.data else 'the embedded world, 256 px'}, "
+        f"shards of {options.shard}",
         "batch_size": options.batch_size, "tokens": options.tokens, "decode_threads": options.threads,
         "rounds": options.rounds, "torch": torch.__version__,
         "machine": f"{options.device}; {os.cpu_count()} cores, {platform.machine()}",

@@ -184,7 +184,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "geometry": f"short side {short}, views of {size}, patches of {patch}, crops of {scales} of the short side",
         "default": f"grid_stride {text.pitch}, frame_stride {text.frame_stride}, crops, float32, ratio {RATIO}",
         "clips": f"{len(clips)} of {options.frames} frames, stride {options.stride}",
-        "data": f"{len(videos)} videos of {options.data or 'the embedded world'}",
+        "data": f"{len(videos)} videos of {options.data.name if options.data else 'the embedded world'}",
         "model": options.model or "embedded world model", "torch": torch.__version__,
         "machine": f"{options.device}; {os.cpu_count()} cores, {options.threads} threads, {platform.machine()}",
     }  # fmt: skip

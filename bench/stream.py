@@ -117,7 +117,7 @@ def measure(
         "loader": {f"{workers} workers": loader(dataset, workers) for workers in (1, 2)},
         "memory_by_videos": {str(count): memory(dataset, count) for count in (len(sources), 10_000, 240_000)},
         "clip": "16 frames of 224 px, stride 4", "shards": "short side 256, a key frame every 12 frames",
-        "sources": f"{len(sources)} videos, {options.data or 'world at 360 px'}",
+        "sources": f"{len(sources)} videos, {options.data.name if options.data else 'world at 360 px'}",
         "bytes": {"sources": sum(map(os.path.getsize, sources)), "clips": int(dataset.videos.column("length").sum())},
         "rounds": options.rounds, "cores": os.cpu_count(),
     }  # fmt: skip

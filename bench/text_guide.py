@@ -90,7 +90,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "variants": variants(experiment.text, frames, said, truth, experiment.shard.short_side, options),
         "cache": cache(experiment.text, clips, rows, said, folder, options),
         "model": options.model or "embedded world model: ViT of 3 layers, 32 px, patches of 8 px, width 64",
-        "data": f"{len(rows)} videos, {options.data or 'embedded world'}, short side {experiment.shard.short_side}",
+        "data": f"{len(rows)} videos, {options.data.name if options.data else 'embedded world'}, "
+        f"short side {experiment.shard.short_side}",
         "patch": experiment.text.patch, "frame_stride": options.frame_stride, "ratio": options.ratio,
         "rounds": options.rounds, "machine": machine(options.device), "torch": torch.__version__,
     }  # fmt: skip

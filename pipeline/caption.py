@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,15 +23,16 @@ from pipeline.captioners.environment import lavis_environment
 from pipeline.media.keyframes import Wanted, placed_keyframes
 from pipeline.media.processes import Isolated
 from pipeline.media.video import TIME_LIMIT, as_video_error
+from pipeline.runtime.job import Job
 from pipeline.runtime.prefetch import map_ahead
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.units import Row, ShardResult, Unit, Worker
+from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.foreign import is_utf8, shown
-from schemas.stage import StageRecord, read_record, required_record
+from schemas.stage import StageRecord, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
@@ -228,8 +229,8 @@ def run_caption(experiment: Experiment) -> StageRecord:
     Raises UserError when the manifest is not there, the source cannot be used, or too many videos fail.
     """
     spec = caption_spec(experiment)
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record  # before a source is read or a model asked
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
@@ -238,25 +239,23 @@ def run_caption(experiment: Experiment) -> StageRecord:
     rows = row_source(experiment, manifest)
     memory = experiment.ray.decoder_bytes
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
-    worker: Callable[[], Worker] = lambda: (  # noqa: E731
-        make_worker(source, caption, data, memory) if rows is None else RowWorker(rows.captioner, clean)
-    )
     lavis = source == "lavis"
-    return build(
-        spec,
+    job = Job(
+        spec=spec,
         units=caption_units(manifest, caption.videos_per_shard),
-        worker=worker,
+        worker=lambda _: (
+            make_worker(source, caption, data, memory) if rows is None else RowWorker(rows.captioner, clean)
+        ),
         schema=CAPTIONS,
         table=TABLE,
-        ray=experiment.ray,
-        max_failures=experiment.max_failures,
         tools=["av"] if lavis else ["transformers", "torch", "av"],
         holds_model=True,
         runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.address)) if lavis else None,
-        here=rows is not None,
+        in_process=rows is not None,
         side={CHANGED: CHANGES} if clean.enabled else {},
         notes={} if rows is None else rows.notes,
     )
+    return build(job, experiment)
 
 
 def _settled(caption: Caption) -> Caption:

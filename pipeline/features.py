@@ -24,6 +24,7 @@ from pipeline.guides.cache import MEMBER, Basis, fit_basis, pack
 from pipeline.guides.frames import scored_frames
 from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
 from pipeline.media.video import VideoError
+from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import ShardResult, Unit
@@ -109,21 +110,19 @@ def run_features(experiment: Experiment) -> StageRecord:
     """
     spec = features_spec(experiment)
     clips = Workspace(Path(experiment.workspace)).clips.resolve()
-    folder, text = spec.folder.resolve(), settled_text(experiment)
-    return build(
-        spec,
+    job = Job(
+        spec=spec,
         units=units(read_table(clips / TABLE, CLIP_INDEX).to_pylist()),
-        worker=partial(_make_worker, clips, folder, text),
+        worker=partial(_make_worker, clips, settled_text(experiment)),
         schema=GUIDE_INDEX,
         table=TABLE,
-        ray=experiment.ray,
-        max_failures=experiment.max_failures,
         tools=[*ENCODER, *SHARDS],
         holds_model=True,
     )
+    return build(job, experiment)
 
 
-def _make_worker(clips: Path, folder: Path, text: Text) -> FeaturesWorker:
+def _make_worker(clips: Path, text: Text, folder: Path) -> FeaturesWorker:
     from pipeline.guides.encoder import TextEncoder  # open_clip takes seconds to import
 
     return FeaturesWorker(TextEncoder(text).features, clips, folder, text)

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.guides import Guide, Reader, checked
 from pipeline.guides.recipes import recipe
 from pipeline.guides.shard_captions import check_captions
+from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import Row, Unit
@@ -76,24 +77,23 @@ def run_guide(experiment: Experiment) -> StageRecord:
     if "captions" in spec.inputs:
         check_captions(workspace, experiment.captions, index)
         captions = workspace.captions(experiment.captions).resolve()
-    chosen, folder, rows = recipe(experiment), spec.folder.resolve(), index.to_pylist()
+    chosen, rows = recipe(experiment), index.to_pylist()
     if chosen.clips is not None:
         clips = chosen.clips
         places = read_table(clips / TABLE, GUIDE_INDEX).to_pylist()
         rows = [{**row, **place} for row, place in zip(rows, places, strict=True)]
-    return build(
-        spec,
+    job = Job(
+        spec=spec,
         units=units(rows),
-        worker=lambda: GuideWorker(
+        worker=lambda folder: GuideWorker(
             chosen.make(), clips, captions, folder, chosen.frame_stride, chosen.read, chosen.member
         ),
         schema=GUIDE_INDEX,
         table=TABLE,
-        ray=experiment.ray,
-        max_failures=experiment.max_failures,
         tools=chosen.tools,
         holds_model=chosen.holds_model,
     )
+    return build(job, experiment)
 
 
 def units(index: list[Row]) -> list[Unit]:

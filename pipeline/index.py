@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -17,22 +16,22 @@ from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.datasets import FORMATS, Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.media.probing import VideoFacts, probe
 from pipeline.media.processes import ProcessDied, map_processes
 from pipeline.media.video import UnreadableFile, VideoError, VideoTimeout
 from pipeline.runtime.budget import exceeds_budget
-from pipeline.runtime.stage_build import PARTS, prepare, tool_versions
+from pipeline.runtime.stage_build import tool_versions
+from pipeline.runtime.stage_folder import building, check_size
 from pipeline.runtime.units import Row
 from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
 from schemas.foreign import shown
-from schemas.stage import StageRecord, StageSpec, read_record, write_record
+from schemas.progress import Progress
+from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 
 TABLE = "manifest.parquet"
@@ -61,8 +60,8 @@ def run_index(experiment: Experiment) -> StageRecord:
             f"the workspace {experiment.workspace} lies in the data folder {root}, "
             "which would change with every run: choose a workspace elsewhere"
         )
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record
     index = experiment.index
     listing = FORMATS[index.format](source_of(index, root))
@@ -73,9 +72,14 @@ def run_index(experiment: Experiment) -> StageRecord:
     if not listing.entries and not listing.failures:
         raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
     _take_once(listing)
-    parts = prepare(spec, record)
-    facts = _probe_all(root, listing, parts, experiment)
-    return _finish(spec, listing, facts, started)
+    with building(spec) as folder:
+        if folder is not None:
+            check_size(spec, len(listing.entries), experiment)
+            facts = _probe_all(root, listing, folder / PARTS, experiment)
+            record = _written(spec, folder, listing, facts, started)
+            check_size(spec, record.counts["done"], experiment)
+            write_record(folder, record)
+    return required_record(spec.folder, spec.stage)
 
 
 def source_of(index: Index, root: Path) -> Source:
@@ -114,7 +118,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
         print(f"index: {len(facts)} files were probed before, {len(pending)} are left", file=sys.stderr)
     done = sum(videos[path] for path in facts)
     with (
-        tqdm(total=len(listing.entries), initial=done, desc=STAGE, unit="video", disable=not pending) as bar,
+        Progress(STAGE, len(listing.entries), done=done, hidden=not pending) as progress,
         closing(_probed(root, pending, experiment.index.workers)) as results,
         closing(_Keeper(parts)) as keeper,
     ):
@@ -124,9 +128,8 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
             if "error" in found:
                 failed += videos[path]
                 reasons.append(f"{path}: {found['message']}")
-                bar.set_postfix(failed=failed)
                 check()
-            bar.update(videos[path])
+            progress.advance(videos[path], failed=failed)
     return facts
 
 
@@ -178,7 +181,8 @@ def _kept(parts: Path) -> dict[str, Row]:
     return {path: found for path, found in facts.items() if found.get("error") not in _PASSING}
 
 
-def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: float) -> StageRecord:
+def _written(spec: StageSpec, folder: Path, listing: Listing, facts: dict[str, Row], started: float) -> StageRecord:
+    """Writes the tables and returns the record."""
     rows: list[Row] = []
     failures = list(listing.failures)
     for entry in listing.entries:
@@ -194,22 +198,23 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
             rows.append({"key": video_key(entry.video_id), "video_id": entry.video_id} | asdict(entry) | found)
     rows.sort(key=lambda row: str(row["video_id"]))
     failures.sort(key=lambda row: (row["video_id"], row["message"]))
-    write_table(spec.folder / "failures.parquet", failures, FAILURES)
+    write_table(folder / "failures.parquet", failures, FAILURES)
     if not rows:
-        for part in (spec.folder / PARTS).glob("[0-9]*.json"):
+        for part in (folder / PARTS).glob("[0-9]*.json"):
             part.unlink()  # so that the next run tries again
         reasons = [f"{row['video_id']}: {row['message']}" for row in failures]
         raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
-    write_table(spec.folder / TABLE, rows, MANIFEST)
-    write_table(spec.folder / LOST_TABLE, sorted(listing.lost, key=itemgetter("video_id")), LOST)
-    write_json(spec.folder / CLASSES, {"classes": class_names(listing), "groups": listing.groups})
-    write_bytes(spec.folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
-    record = StageRecord(
+    write_table(folder / TABLE, rows, MANIFEST)
+    write_table(folder / LOST_TABLE, sorted(listing.lost, key=itemgetter("video_id")), LOST)
+    write_json(folder / CLASSES, {"classes": class_names(listing), "groups": listing.groups})
+    write_bytes(folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
+    files = ("failures.parquet", TABLE, LOST_TABLE, CLASSES, EXTRA)
+    return StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         config=spec.config,
         inputs=spec.inputs,
-        output=sha256_file(spec.folder / TABLE),
+        output=sha256_file(folder / TABLE),
         counts={
             "done": len(rows),
             "failed": len(failures),
@@ -219,11 +224,9 @@ def _finish(spec: StageSpec, listing: Listing, facts: dict[str, Row], started: f
         failed=dict(Counter(row["error"] for row in failures)),
         tools=tool_versions(["av"]),
         info={**spec.info, "ignored": dict(listing.ignored)},
+        files=stored_files(folder, {name: sha256_file(folder / name) for name in files}),
         seconds=round(time.perf_counter() - started, 3),
     )
-    write_record(spec.folder, record)
-    shutil.rmtree(spec.folder / PARTS)
-    return record
 
 
 def class_names(listing: Listing) -> list[str]:

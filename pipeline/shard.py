@@ -11,6 +11,7 @@ from pipeline.media.encoding import Encoded, Source, reencoded, scaled_size
 from pipeline.media.missing import Loss
 from pipeline.media.processes import Isolated
 from pipeline.media.video import VideoError
+from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
@@ -137,15 +138,13 @@ def run_shard(experiment: Experiment) -> StageRecord:
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    # Ray's workers may run in another folder: full paths.
-    folder, data, options = workspace.clips.resolve(), Path(index.info["data"]), experiment.shard
-    return build(
-        shard_spec(experiment),
+    data, options, memory = Path(index.info["data"]), experiment.shard, experiment.ray.decoder_bytes
+    job = Job(
+        spec=shard_spec(experiment),
         units=plan_shards(manifest, options),
-        worker=lambda: ShardWorker(folder, data, options, experiment.ray.decoder_bytes),
+        worker=lambda folder: ShardWorker(folder, data, options, memory),
         schema=CLIP_INDEX,
         table=TABLE,
-        ray=experiment.ray,
-        max_failures=experiment.max_failures,
         tools=["av", "webdataset"],
     )
+    return build(job, experiment)

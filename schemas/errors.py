@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -19,3 +20,19 @@ def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
+
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The error as one that the user can put right: a UserError, or a disk that is full or cannot be written."""
+    if isinstance(error, UserError):
+        return UserError(*error.args[:1])
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        place = f"{error.filename}: " if error.filename else ""
+        return UserError(
+            f"{place}{error.strerror}. What is done is kept; make room or choose another folder, and run the "
+            "command again"
+        )
+    return None

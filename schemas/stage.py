@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from schemas.errors import UserError
 
 SCHEMA_VERSION = 1  # raise it when the meaning of a stage's files changes: everything is then stale
 FILE = "stage.json"
+PARTS = ".parts"  # in a stage's folder while it is not complete
+SPEC = "spec.json"  # in PARTS: what is being built
+
+
+class StoredFile(BaseModel):
+    """A file of a finished stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    sha256: str
 
 
 class StageRecord(BaseModel):
@@ -32,6 +44,7 @@ class StageRecord(BaseModel):
     failed: dict[str, int]  # by error class
     tools: dict[str, str]  # versions of the libraries used; recorded, not part of the fingerprint
     info: dict[str, Any] = {}  # facts for readers, such as the data root
+    files: dict[str, StoredFile] = {}  # by path under the folder; empty in records of tgmae 0.1
     seconds: float
 
 
@@ -94,11 +107,52 @@ def read_record(folder: Path) -> StageRecord | None:
         ) from error
 
 
+def damage(folder: Path, record: StageRecord) -> list[str]:
+    """What a look at the sizes finds wrong with a finished stage: files that are missing or of another size."""
+    found = []
+    for name, file in record.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            found.append(f"{name} is missing")
+        else:
+            if size != file.bytes:
+                found.append(f"{name} has {size} bytes, not {file.bytes}")
+    return found
+
+
+def current_record(spec: StageSpec) -> StageRecord | None:
+    """The record of exactly what `spec` describes, all of its files there; else None."""
+    record = read_record(spec.folder)
+    if record is None or record.fingerprint != spec.fingerprint or damage(spec.folder, record):
+        return None
+    return record
+
+
+def stored_files(folder: Path, digests: Mapping[str, str]) -> dict[str, StoredFile]:
+    """Names and sha256 of files that are written, with their sizes."""
+    return {name: StoredFile(bytes=(folder / name).stat().st_size, sha256=digest) for name, digest in digests.items()}
+
+
+def begun_record(folder: Path) -> StageRecord | None:
+    """What is being built in a folder that is not complete, as far as it is known: the record it would get."""
+    marks = [folder / PARTS / SPEC, *sorted(folder.glob("checkpoints/step_*/state.json"))[-1:]]
+    for mark in marks:
+        try:
+            found = json.loads(mark.read_bytes())
+            begun = found.get("spec", found)
+            known = {name: begun[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
+            return StageRecord(stage="", output="", counts={}, failed={}, tools={}, seconds=0, **known)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return None
+
+
 def required_record(folder: Path, command: str) -> StageRecord:
     """The record of a stage that must be complete; `command` is what makes it so."""
     record = read_record(folder)
     if record is None:
-        state = "is incomplete (it was stopped)" if folder.is_dir() else "is not there"
+        state = "is incomplete" if folder.is_dir() else "is missing"
         raise UserError(f"{folder} {state}: run `{command}` first")
     return record
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from schemas.config import Experiment
@@ -114,26 +115,4 @@ def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]
 
 def dump(experiment: Experiment) -> str:
     """The whole config as TOML, defaults included, to keep beside what it made."""
-    return "\n".join(_lines(experiment, "")) + "\n"
-
-
-def _lines(section: BaseModel, prefix: str) -> list[str]:
-    plain, nested = [], []
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            nested += ["", f"[{prefix}{name}]", *_lines(value, f"{prefix}{name}.")]
-        else:
-            plain.append(f"{name} = {_literal(value)}")
-    return plain + nested
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_literal(item) for item in value) + "]"
-    return repr(value)
+    return tomli_w.dumps(experiment.model_dump(mode="json"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -117,26 +116,41 @@ def test_the_command_resolves(project: dict[str, Any]) -> None:
     assert callable(command.load())
 
 
-def test_the_wheel_holds_every_room_and_the_models_of_the_demo(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a copy: setuptools leaves build/ and egg-info where it works
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    result = subprocess.run(
-        [*pip, "--wheel-dir", str(tmp_path), str(source)], capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    (wheel,) = tmp_path.glob("tgmae-*.whl")
+    (path,) = folder.glob("tgmae-*.whl")
+    return path
+
+
+def test_the_wheel_holds_every_room_and_what_ships_with_it(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("tgmae-")}
-    wanted = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    wanted = [path for room in ROOMS for path in (ROOT / room).rglob("*")]
+    configs = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
     models = [path for path in (ROOT / "pipeline" / "world" / "models").rglob("*") if path.is_file()]
-    assert models, "there are no models: make demo-models"
-    pins = ROOT / "pipeline" / "captioners" / "lavis-requirements.txt"
-    assert inside == {path.relative_to(ROOT).as_posix() for path in [*wanted, *models, pins]}
+    assert models and configs, "there are no models: make demo-models"
+    names = {path.relative_to(ROOT).as_posix() for path in wanted if path.is_file() and "__pycache__" not in path.parts}
+    assert inside == names | {f"tgmae/{path.relative_to(ROOT).as_posix()}" for path in configs}
+    assert {f"{room}/py.typed" for room in ROOMS} <= inside
     assert sum(path.stat().st_size for path in models) <= 12_000_000
+
+
+def test_the_wheel_needs_no_clone(wheel: Path, tmp_path: Path) -> None:
+    """Its configs and models are found where it is installed."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import tgmae.shipped as shipped; from tgmae.demo.demo import demo_experiment\n"
+        "assert Path(sys.argv[1]) in shipped.CONFIGS.parents and Path(sys.argv[1]) in shipped.WORLD_MODELS.parents\n"
+        "assert (shipped.CONFIGS / 'paper').is_dir() and (shipped.WORLD_MODELS / 'clip').is_dir()\n"
+        "print(demo_experiment(Path('out'), None, []).name)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "site")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engine import connected, worker_gpus
+from pipeline.runtime.engine import worker_gpus
+from pipeline.runtime.ray_session import connected
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.toml import dump
 from schemas.workspace import Workspace
 
 
-def train_on_ray(command: str, experiment: Experiment, *, restart: bool = False) -> None:
+def train_on_ray(command: str, experiment: Experiment, *, rebuild: bool = False) -> None:
     """Runs `command`, such as "pretrain", in pretrain.processes workers of Ray Train and waits for them.
 
     A worker that dies takes the others with it; all are started again, up to ray.retries times, and go on from the
@@ -45,7 +47,7 @@ def train_on_ray(command: str, experiment: Experiment, *, restart: bool = False)
         for attempt in range(experiment.ray.retries + 1):
             trainer = TorchTrainer(
                 _loop,
-                train_loop_config={"command": command, "experiment": dump(settled), "restart": restart},
+                train_loop_config={"command": command, "experiment": dump(settled), "rebuild": rebuild},
                 scaling_config=scaling,
                 # Ray's own retries would also repeat what the user must put right.
                 run_config=RunConfig(name=f"{folder.name}-{attempt}", storage_path=str(workspace / "runs" / ".ray"),
@@ -57,7 +59,7 @@ def train_on_ray(command: str, experiment: Experiment, *, restart: bool = False)
                 ours = _user_error(error)
                 if ours is not None:
                     raise ours from None
-                reason = " ".join(str(error).split())[-300:]
+                reason = shown(" ".join(str(error).split())[-300:])
                 print(f"{command}: a process on Ray died ({attempt + 1} of {experiment.ray.retries + 1}): {reason}",
                       file=sys.stderr)  # fmt: skip
             else:
@@ -74,7 +76,7 @@ def _loop(given: dict[str, Any]) -> None:
         config = Path(folder) / "config.toml"
         config.write_text(given["experiment"], encoding="utf-8")
         experiment = load_experiment(config)
-    COMMANDS[given["command"]](experiment, given["restart"])
+    COMMANDS[given["command"]](experiment, given["rebuild"])
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

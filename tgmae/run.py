@@ -1,4 +1,4 @@
-"""`tgmae run`: does what is not current, in order, and says why each stage runs or is skipped."""
+"""`tgmae run`: does what is not current, in order, and prints why each stage is built or skipped."""
 
 from __future__ import annotations
 
@@ -6,64 +6,87 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.runtime.engine import lasting
+from pipeline.runtime.ray_session import shared_ray
 from schemas.config import Experiment, StageName
 from schemas.errors import UserError
-from schemas.stage import read_record
-from tgmae.stages import STAGES, Stage, sources
+from schemas.replacement import replacement_folder
+from schemas.stage import StageRecord, StageSpec, begun_record, damage, read_record
+from tgmae.stages import STAGES, Stage, part_stages
+
+Action = Literal["current", "build", "resume", "rebuild", "pending"]
 
 
 @dataclass(frozen=True)
 class Step:
+    """What is to be done for one stage. `rebuild` replaces something: a finished stage, or the parts of another one."""
+
     stage: str
-    state: Literal["current", "runs", "follows"]
+    action: Action
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.stage:<9} {self.state:<8} {self.reason}"
+        return f"{self.stage:<9} {self.action:<8} {self.reason}"
+
+    @property
+    def works(self) -> bool:
+        return self.action in ("build", "resume", "rebuild")
 
 
 def decide(stage: Stage, experiment: Experiment) -> Step:
-    """What is to be done for one stage whose inputs are complete."""
+    """What is to be done for one stage whose inputs are complete: what a plan prints, and what a run does."""
     spec = stage.spec(experiment)
     record = read_record(spec.folder)
     if record is None:
-        begun = (spec.folder / ".parts").is_dir() or (spec.folder / "checkpoints").is_dir()
-        reason = "goes on where it was stopped" if begun else "not made yet"
-        return Step(stage.name, "runs", f"{reason} ({spec.folder})")
-    reasons = spec.differences(record)
+        return _unfinished(stage, spec)
+    reasons = [*spec.differences(record), *damage(spec.folder, record)]
     if reasons:
-        return Step(stage.name, "runs", "; ".join(reasons))
+        begun = begun_record(replacement_folder(spec.folder))
+        resumed = "; resumes the rebuild that was stopped" if begun and begun.fingerprint == spec.fingerprint else ""
+        return Step(stage.name, "rebuild", "; ".join(reasons[:8]) + resumed)
+    return Step(stage.name, "current", f"{spec.folder}{_counts(record)}")
+
+
+def _unfinished(stage: Stage, spec: StageSpec) -> Step:
+    begun = begun_record(spec.folder)
+    if begun is None:
+        return Step(stage.name, "build", f"no output yet ({spec.folder})")
+    reasons = stage.begun_spec(spec).differences(begun)
+    if reasons:
+        return Step(stage.name, "rebuild", f"what was begun has another config: {'; '.join(reasons[:8])}")
+    return Step(stage.name, "resume", str(spec.folder))
+
+
+def _counts(record: StageRecord) -> str:
     done, failed = record.counts.get("done"), record.counts.get("failed")
-    counts = "" if done is None else f": {done} done, {failed or 0} failed"
-    return Step(stage.name, "current", f"{spec.folder}{counts}")
+    return "" if done is None else f": {done} done, {failed or 0} failed"
 
 
 def plan(experiment: Experiment) -> list[Step]:
-    """What a run would do, without doing it. A stage after one that runs is decided when its input is there."""
+    """What a run would do, without doing it. A stage after one that is built is decided when its input is complete."""
     steps: list[Step] = []
     for stage in _wanted(experiment):
         try:
             step = decide(stage, experiment)
         except UserError:
-            if not any(earlier.state == "runs" for earlier in steps):
+            waits = [earlier.stage for earlier in steps if earlier.action != "current"]
+            if not any(earlier.works for earlier in steps):
                 raise
-            step = Step(stage.name, "follows", "once its input is there")
+            step = Step(stage.name, "pending", f"waits for {', '.join(waits)}")
         else:
             needs = set(NEEDS[stage.name])
             if "captions" not in stage.spec(experiment).inputs:  # a guide that is not made from them
                 needs.discard("caption")
-            upstream = [earlier.stage for earlier in steps if earlier.state != "current" and earlier.stage in needs]
-            if step.state == "current" and upstream:
-                step = Step(stage.name, "follows", f"if {' or '.join(upstream)} changes what it reads")
+            upstream = [earlier.stage for earlier in steps if earlier.action != "current" and earlier.stage in needs]
+            if step.action == "current" and upstream:
+                step = Step(stage.name, "pending", f"rebuilt if {' or '.join(upstream)} changes its input")
         steps.append(step)
     return steps
 
 
 NEEDS = {
     "index": (),
-    "source": ("index",),
-    "caption": ("index", "source"),
+    "part": ("index",),
+    "caption": ("index", "part"),
     "shard": ("index",),
     "features": ("shard",),
     "guide": ("caption", "shard", "features"),
@@ -80,16 +103,32 @@ DATA = tuple(name for name in NEEDS if name not in get_args(StageName))
 
 def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
     """Brings every stage, or those named, up to date; a stage that is current is not touched."""
-    with lasting() as ray:
+    with shared_ray() as ray:
         for stage in _wanted(experiment):
             if only is not None and stage.name not in only:
                 continue
             step = decide(stage, experiment)
             say(str(step))
-            if step.state == "runs":
+            if step.works:
                 if stage.name not in DATA:
                     ray.close()  # training has the machine to itself
                 stage.run(experiment)
+
+
+def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = print, *, rebuild: bool = False) -> None:
+    """Brings the one stage up to date. Raises UserError where that would replace what there is, unless `rebuild`."""
+    stage = next(each for each in STAGES if each.name == name)
+    step = decide(stage, experiment)
+    say(str(step))
+    if not step.works:
+        return
+    if step.action == "rebuild" and not rebuild:
+        raise UserError(
+            f"{stage.spec(experiment).folder} has another config or other inputs: {step.reason}. Nothing was done. "
+            "--rebuild replaces it; what is finished stays until its replacement is finished"
+        )
+    stage.run(experiment)
+    say(str(decide(stage, experiment)))
 
 
 def _wanted(experiment: Experiment) -> list[Stage]:
@@ -98,5 +137,5 @@ def _wanted(experiment: Experiment) -> list[Stage]:
         each
         for stage in STAGES
         if stage.wanted(experiment)
-        for each in (*(sources(experiment) if stage.name == "caption" else ()), stage)
+        for each in (*(part_stages(experiment) if stage.name == "caption" else ()), stage)
     ]

@@ -29,6 +29,7 @@ class Stage:
     spec: Callable[[Experiment], StageSpec]
     run: Callable[[Experiment], None]
     wanted: Callable[[Experiment], bool] = lambda experiment: True
+    begun_spec: Callable[[StageSpec], StageSpec] = lambda spec: spec  # what a stage that is not complete belongs to
 
 
 def _index(experiment: Experiment) -> None:
@@ -63,11 +64,11 @@ def _guide(experiment: Experiment) -> None:
 
 def _pretrain(experiment: Experiment) -> None:
     # A run of this name with another config is moved aside: the plan has said why.
-    _train("pretrain", experiment, "--restart")
+    _train("pretrain", experiment, "--rebuild")
 
 
 def _finetune(experiment: Experiment) -> None:
-    _train("finetune", experiment, "--restart")
+    _train("finetune", experiment, "--rebuild")
 
 
 def _probe(experiment: Experiment) -> None:
@@ -112,24 +113,24 @@ STAGES = (
         _embedded,
     ),
     Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain")),
-    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune")),
+    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), specs.training_part_of),
     Stage("probe", specs.probe_spec, _probe, _asked("probe")),
     Stage("retrieve", specs.retrieve_spec, _retrieve, _asked("retrieve")),
 )
 
 
-def sources(experiment: Experiment) -> list[Stage]:
+def part_stages(experiment: Experiment) -> list[Stage]:
     """The sets that a mix of captions is made of: a stage each, to come before `caption`. None for other sets."""
     if "+" not in experiment.captions:
         return []
-    return [_source(name) for name in stage_specs.mixed(experiment.captions)]
+    return [_part(name) for name in stage_specs.mixed(experiment.captions)]
 
 
-def _source(name: str) -> Stage:
+def _part(name: str) -> Stage:
     def of(experiment: Experiment) -> Experiment:
         return experiment.model_copy(update={"captions": name})
 
-    return Stage("source", lambda each: stage_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
+    return Stage("part", lambda each: stage_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
 
 
 ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes
@@ -140,13 +141,14 @@ def _train(command: str, experiment: Experiment, *options: str) -> None:
     if experiment.ray.address and command in ON_CLUSTER:
         from tgmae.cluster import train_on_ray
 
-        train_on_ray(command, experiment, restart="--restart" in options)
+        train_on_ray(command, experiment, rebuild="--rebuild" in options)
         return
     name = checked_name("run", experiment.name)
     config = Workspace(Path(experiment.workspace)).root / "experiments" / f"{name}.toml"
     write_bytes(config, dump(experiment).encode())
-    result = subprocess.run([sys.executable, "-m", "train", command, str(config), *options])
+    process = [sys.executable, "-m", "train", command, str(config), "--end-with-parent", *options]
+    result = subprocess.run(process)
     if result.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     if result.returncode:
-        raise UserError(f"{command} ended with status {result.returncode}; what it said stands above")
+        raise UserError(f"{command} ended with status {result.returncode}: see the error above")

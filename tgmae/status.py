@@ -7,7 +7,8 @@ from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.foreign import shown
-from schemas.stage import StageRecord, read_record
+from schemas.replacement import replacement_folder
+from schemas.stage import PARTS, StageRecord, damage, read_record
 from schemas.tables import FAILURES, read_table
 from schemas.workspace import Workspace
 
@@ -24,14 +25,17 @@ def lines(workspace: Workspace, *, failures: int = 3) -> Iterator[str]:
     for name, folder in folders:
         record = read_record(folder)
         if record is None:
-            parts = len(list((folder / ".parts").glob("[0-9]*")))
-            yield f"{name:<24} incomplete  {f'{parts} parts are done; ' if parts else ''}run the stage again to go on"
+            parts = len(list((folder / PARTS).glob("[0-9]*")))
+            yield f"{name:<24} incomplete  {f'{parts} parts are done; ' if parts else ''}the same command resumes"
             continue
         counts = ", ".join(f"{value} {key}" for key, value in record.counts.items())
-        stale = _stale(record, name, outputs)
-        yield f"{name:<24} {'stale' if stale else 'complete':<11} {counts}; {record.seconds:.0f} s"
-        if stale:
-            yield f"{'':<24} because {stale}"
+        harm, stale = "; ".join(damage(folder, record)[:8]), _stale(record, name, outputs)
+        state = "damaged" if harm else "stale" if stale else "complete"
+        yield f"{name:<24} {state:<11} {counts}; {record.seconds:.0f} s"
+        if harm or stale:
+            yield f"{'':<24} because {'; '.join(filter(None, (harm, stale)))}"
+        if (replacement_folder(folder) / PARTS).is_dir():
+            yield f"{'':<24} a rebuild of it was stopped: {replacement_folder(folder)}"
         yield from _failures(folder, failures)
 
 
@@ -39,7 +43,7 @@ def _folders(workspace: Workspace) -> Iterator[tuple[str, Path]]:
     """(name, folder) of every stage there is, complete or not."""
     fixed = [workspace.manifest, workspace.clips]
     for parent in ("captions", "features", "guides", "runs"):
-        fixed += sorted(path for path in (workspace.root / parent).glob("*") if path.is_dir())
+        fixed += sorted(path for path in (workspace.root / parent).glob("[!.]*") if path.is_dir())
     for folder in fixed:
         if folder.is_dir():
             inner = [folder / stage for stage in ("finetune", "probe", "retrieve") if (folder / stage).is_dir()]
@@ -57,9 +61,9 @@ def _stale(record: StageRecord, name: str, outputs: dict[str, str]) -> str:
         if folder is None:
             continue
         if folder not in outputs:
-            reasons.append(f"{folder} is gone or incomplete")
+            reasons.append(f"{folder} is missing or incomplete")
         elif outputs[folder] != digest:
-            reasons.append(f"{folder} was made anew")
+            reasons.append(f"{folder} was rebuilt")
     return "; ".join(reasons)
 
 

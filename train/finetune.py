@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.stage import StageRecord, StageSpec, read_record, required_record
+from schemas.stage import StageRecord, StageSpec, current_record, read_record, required_record
 from schemas.workspace import Workspace
 from train.data.classes import NAMES, Classes, names_in, read_classes
 from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
@@ -52,23 +52,24 @@ from train.specs import finetune_spec, finetune_training_spec, training_part
 HEAD = ("head.", "fc_norm.")
 
 
-def run_finetune(experiment: Experiment, *, restart: bool = False) -> StageRecord:
+def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecord:
     """Fine-tunes and tests, or goes on where the run of this name was stopped; returns at once when it is complete.
 
     Leaves model.safetensors (a Classifier's state), config.toml, metrics.jsonl, tensorboard/, checkpoints/, the
-    files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `restart`: see run_pretrain.
+    files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `rebuild`: see run_pretrain.
     Errors: UserError, as run_pretrain, and for labels, splits or weights that cannot be used.
     """
     spec, training = finetune_spec(experiment), finetune_training_spec(experiment)
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record
     if experiment.pretrain.processes > 1 and not under_torchrun():
-        launch(experiment, *["--restart"] * restart, command="finetune")
+        launch(experiment, *["--rebuild"] * rebuild, command="finetune")
         return required_record(spec.folder, "tgmae finetune")
-    with process_group(experiment.pretrain.device) as ranks:
+    with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         share_cores(experiment.pretrain.workers, ranks.device)
-        before, found = resume.state(training, record and training_part(record), restart=restart)
+        record = read_record(spec.folder)
+        before, found = resume.state(training, record and training_part(record), rebuild=rebuild)
         data = Data(experiment)
         tuner = Tuner(experiment, training, ranks, data)
         ranks.wait()  # all have looked: now one may change things
@@ -221,4 +222,5 @@ def _finish(tuner: Tuner, spec: StageSpec, data: Data) -> None:
     tuner.say(", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items()))
     info = {**tuner.info, "metrics": result.metrics, "warnings": result.warnings}
     counts = result.counts | {"steps": tuner.plan.total}
-    finish(spec, folder / MODEL, counts=counts, info=info, seconds=seconds)
+    files = (MODEL, *test_results.FILES, resume.CONFIG)
+    finish(spec, folder / MODEL, files=files, counts=counts, info=info, seconds=seconds)

@@ -1,4 +1,4 @@
-"""Pictures for people: what a clip's scores and mask are, and how a loss went. numpy and pillow alone.
+"""Pictures for people: what a clip's scores and mask are, and how a loss went. Frames by numpy, charts by matplotlib.
 
 Shape suffixes: T frames, T' time slices, H rows, W columns, C channels; h x w the token grid.
 """
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,9 +21,8 @@ from schemas.foreign import shown
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between the pictures of a strip
-# From dark violet over red to pale yellow, evenly brighter; between these colours linearly.
-HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], np.float64)
-LINES = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
+HEAT = "inferno"  # evenly brighter from low to high, for the colour-blind, too
+DPI = 100
 
 
 def mask_picture(
@@ -58,8 +60,8 @@ def mask_picture(
 
 def heat(frames_THWC: Pixels, scores_Thw: NDArray[Any], *, low: float, high: float, opacity: float = 0.6) -> Pixels:
     """Scores laid over grey frames, one colour a patch: uint8 [T, H, W, 3]."""
-    unit = np.clip((scores_Thw.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * (len(HEAT) - 1)
-    colour = np.stack([np.interp(unit, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], axis=-1)
+    unit = np.clip((scores_Thw.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+    colour = 255 * np.asarray(colormaps[HEAT](unit))[..., :3]
     grey = frames_THWC.astype(np.float64).mean(-1, keepdims=True)
     mixed = (1 - opacity) * grey + opacity * _enlarge(colour, frames_THWC)
     return np.asarray(np.round(mixed), np.uint8)
@@ -87,36 +89,17 @@ def loss_curve(
     points = [point for line in finite.values() for point in line]
     if not points:
         raise ValueError("there is no point to draw")
-    (x0, x1), (y0, y1) = (_room([point[axis] for point in points]) for axis in (0, 1))
-    left, top, right, bottom = 70, 40, width - 20, height - 45
-    image = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
-
-    for value in _ticks(y0, y1):
-        y = place(x0, value)[1]
-        draw.line([(left, y), (right, y)], fill="#dddddd")
-        draw.text((left - 8, y), f"{value:g}", fill="black", font=font, anchor="rm")
-    for value in _ticks(x0, x1):
-        x = place(value, y0)[0]
-        draw.line([(x, bottom), (x, bottom + 5)], fill="black")
-        draw.text((x, bottom + 8), f"{value:g}", fill="black", font=font, anchor="ma")
-    draw.rectangle((left, top, right, bottom), outline="black")
-    draw.text((left, 12), _drawn(title), fill="black", font=font)
-    draw.text((right, height - 6), x_name, fill="black", font=font, anchor="rb")
-    legend = float(right)
-    for number, (given, line) in enumerate(finite.items()):
-        name = _drawn(given)
-        colour = LINES[number % len(LINES)]
-        places = [place(x, y) for x, y in sorted(line)]
-        for x, y in places[:1]:  # a single point is no line
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        draw.line(places, fill=colour, width=2, joint="curve")
-        draw.text((legend, top - 8), name, fill=colour, font=font, anchor="rb")
-        legend -= draw.textlength(name, font=font) + 16
-    return np.asarray(image)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    for name, line in finite.items():
+        x, y = zip(*sorted(line), strict=True) if line else ((), ())
+        axes.plot(x, y, label=shown(name), marker="o" if len(line) == 1 else "", markersize=4)
+    axes.set(title=shown(title), xlabel=x_name)
+    axes.grid(axis="y", alpha=0.4)
+    if len(finite) > 1:
+        axes.legend(frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save_png(path: Path, image_HWC: Pixels) -> None:
@@ -137,27 +120,12 @@ def _beside(frames_THWC: Pixels) -> Pixels:
     return np.asarray(np.concatenate(list(padded), axis=1)[:, :-GAP], np.uint8)
 
 
-def _caption(text: str, width: int) -> Pixels:
-    image = Image.new("RGB", (width, 20), "white")
-    ImageDraw.Draw(image).text((2, 2), _drawn(text), fill="black", font=ImageFont.load_default(13))
-    return np.asarray(image)
-
-
 def _drawn(text: str) -> str:
     """What the font can draw of it: few letters beyond Latin, and on one line."""
     return " ".join(shown(text).split()).encode("latin-1", "replace").decode("latin-1")
 
 
-def _room(values: list[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = (high - low) * 0.03 or abs(high) * 0.05 or 1.0
-    return low - margin, high + margin
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between low and high: steps of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first = math.ceil(low / step)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step) + 1)]
+def _caption(text: str, width: int) -> Pixels:
+    image = Image.new("RGB", (width, 20), "white")
+    ImageDraw.Draw(image).text((2, 2), _drawn(text), fill="black", font=ImageFont.load_default(13))
+    return np.asarray(image)

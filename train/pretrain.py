@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from schemas.atomic import replacing
 from schemas.config import Experiment
-from schemas.stage import StageRecord, read_record, required_record
+from schemas.stage import StageRecord, current_record, read_record, required_record
 from train.engine import resume
 from train.engine.distributed import launch, process_group, share_cores, under_torchrun
 from train.engine.record import finish
@@ -31,25 +31,25 @@ from train.trainer import Trainer
 __all__ = ["HEAD", "MODEL", "run_pretrain", "save_module"]
 
 
-def run_pretrain(experiment: Experiment, *, restart: bool = False) -> StageRecord:
+def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecord:
     """Pretrains, or goes on where the run of this name was stopped; returns at once when it is complete.
 
     Leaves model.safetensors (a PretrainModel's state), head.safetensors where there is a contrastive
     part, config.toml, metrics.jsonl, tensorboard/, checkpoints/ and stage.json in runs/<name>.
-    Errors: UserError when the run's folder holds another run, unless `restart`, which moves that one
+    Errors: UserError when the run's folder holds another run, unless `rebuild`, which moves that one
     aside to runs/<name>.<its fingerprint>, for it took long to make; for anything wrong with data,
     config or devices; when a loss is NaN or infinite.
     """
     spec = pretrain_spec(experiment)
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record
     if experiment.pretrain.processes > 1 and not under_torchrun():
-        launch(experiment, *["--restart"] * restart)
+        launch(experiment, *["--rebuild"] * rebuild)
         return required_record(spec.folder, "tgmae pretrain")
-    with process_group(experiment.pretrain.device) as ranks:
+    with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         share_cores(experiment.pretrain.workers, ranks.device)
-        before, found = resume.state(spec, record, restart=restart)
+        before, found = resume.state(spec, read_record(spec.folder), rebuild=rebuild)
         ranks.wait()  # all have looked: now one may change things
         if ranks.main:
             if before is not None and before.fingerprint != spec.fingerprint:
@@ -80,7 +80,8 @@ def _finish(trainer: Trainer) -> None:
         "steps": trainer.plan.total,
         "clips": trainer.plan.total * trainer.plan.batch_size,
     }
-    finish(trainer.spec, folder / MODEL, counts=counts, info=trainer.info, seconds=trainer.seconds)
+    files = (MODEL, HEAD, resume.CONFIG)
+    finish(trainer.spec, folder / MODEL, files=files, counts=counts, info=trainer.info, seconds=trainer.seconds)
 
 
 def save_module(path: Path, module: nn.Module, metadata: dict[str, str] | None = None) -> None:

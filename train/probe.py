@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from schemas.atomic import write_json
 from schemas.config import Experiment, Probe
 from schemas.foreign import shown
-from schemas.stage import FILE as RECORD
-from schemas.stage import StageRecord, read_record
+from schemas.replacement import rebuilding
+from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
 from train.data.splits import Bools, labelled_split
 from train.data.videos import Videos, open_videos
@@ -33,13 +33,14 @@ from train.evaluation.accuracy import accuracies
 from train.evaluation.frozen_encoder import Judged, Missing, missing_videos
 from train.evaluation.linear import Sweep, choose_lr, fit_logistic, fit_steps, standardise, step_scores
 from train.evaluation.neighbours import nearest, votes
+from train.evaluation.results import FILE as RESULT
 from train.evaluation.results import write_result
 from train.evaluation.video_features import Features
 from train.specs import probe_spec
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-RESULT = "probe.json"
+FILES = ("probe.json", RESULT)
 METHODS = {"": "logistic regression", "_sgd": "linear layer trained in steps", "_knn": "k nearest neighbours"}
 
 
@@ -51,15 +52,12 @@ def run_probe(experiment: Experiment) -> StageRecord:
     """
     started = time.perf_counter()
     spec, options = probe_spec(experiment), experiment.probe
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record
     judged = Judged(experiment, spec, options)
     videos = open_videos(Workspace(Path(experiment.workspace)))
     videos, train = labelled_split(videos, options.train_split, options.test_split, options.test_share)
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    (spec.folder / RECORD).unlink(missing_ok=True)
-
     features = judged.features(videos)
     missing = missing_videos("probe", options, videos, train, features.read_S)
     task = Task.of(videos, train, features, missing)
@@ -84,13 +82,14 @@ def run_probe(experiment: Experiment) -> StageRecord:
         "classes_without_training": task.unseen, "base_lr": sweep.base_lr,
         "base_lr_held_out": {str(rate): top1 for rate, top1 in sweep.top1.items()},
     }  # fmt: skip
-    write_json(spec.folder / RESULT, result)
     seconds = time.perf_counter() - started
-    write_result(
-        spec.folder, experiment, kind="probe", dataset=spec.inputs["clips"], counts=counts, seconds=seconds,
-        checkpoint=judged.checkpoint, metrics=metrics, views=judged.views, warnings=warnings,
-    )  # fmt: skip
-    return finish(spec, spec.folder / RESULT, counts=counts, info=result, seconds=seconds)
+    with rebuilding(spec.folder) as folder:
+        write_json(folder / FILES[0], result)
+        write_result(
+            folder, experiment, kind="probe", dataset=spec.inputs["clips"], counts=counts, seconds=seconds,
+            checkpoint=judged.checkpoint, metrics=metrics, views=judged.views, warnings=warnings,
+        )  # fmt: skip
+        return finish(spec, folder / FILES[0], files=FILES, counts=counts, info=result, seconds=seconds)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.foreign import shown
-from schemas.stage import FILE as RECORD
-from schemas.stage import StageRecord, read_record
+from schemas.replacement import rebuilding
+from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
 from schemas.workspace import Workspace
 from train.data.splits import Bools, labelled_split
@@ -65,8 +65,8 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
     """
     started = time.perf_counter()
     spec, options = retrieve_spec(experiment), experiment.retrieve
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
+    record = current_record(spec)
+    if record is not None:
         return record
     judged = Judged(experiment, spec, options)
     sidecar = spec.config.get("text")
@@ -75,9 +75,6 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
         videos, options.train_split, options.test_split, options.test_share, section="retrieve"
     )
     group_S = groups([str(name) for name in videos.strings("video_id")], options.group) if options.group else None
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    (spec.folder / RECORD).unlink(missing_ok=True)
-
     search = Search(videos, train, group_S, chunk=options.chunk, device=judged.device)
     features = judged.features(videos)
     missing = missing_videos("retrieve", options, videos, train, features.read_S)
@@ -99,13 +96,15 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
         print(f"retrieve: {shown(text)}", file=sys.stderr)
     print("retrieve: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()), file=sys.stderr)
 
-    write_table(spec.folder / NEIGHBOURS, [row for each in found for row in search.rows(each)], SCHEMA)
     seconds = time.perf_counter() - started
-    write_result(
-        spec.folder, experiment, kind="retrieve", checkpoint=judged.checkpoint, dataset=spec.inputs["clips"],
-        metrics=metrics, views=judged.views, counts=counts, warnings=warnings, seconds=seconds,
-    )  # fmt: skip
-    return finish(spec, spec.folder / RESULT, counts=counts, info={"metrics": metrics}, seconds=seconds)
+    with rebuilding(spec.folder) as folder:
+        write_table(folder / NEIGHBOURS, [row for each in found for row in search.rows(each)], SCHEMA)
+        write_result(
+            folder, experiment, kind="retrieve", checkpoint=judged.checkpoint, dataset=spec.inputs["clips"],
+            metrics=metrics, views=judged.views, counts=counts, warnings=warnings, seconds=seconds,
+        )  # fmt: skip
+        files = (RESULT, NEIGHBOURS)
+        return finish(spec, folder / RESULT, files=files, counts=counts, info={"metrics": metrics}, seconds=seconds)
 
 
 def groups(video_ids: list[str], expression: str) -> Ints:

@@ -75,6 +75,11 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
     return StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
 
 
+def training_part_of(spec: StageSpec) -> StageSpec:
+    """A finetune_spec as a finetune_training_spec."""
+    return replace(spec, config={name: part for name, part in spec.config.items() if name != "testing"})
+
+
 def training_part(record: StageRecord) -> StageRecord:
     """A record of finetune_spec as one of finetune_training_spec."""
     config = {name: part for name, part in record.config.items() if name != "testing"}

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.captioners import NoCaption, Said, seed_of
 from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.runtime.units import Row
 from schemas.config import Llm
 from schemas.errors import UserError
 from schemas.foreign import parsed_json, shown
+from schemas.progress import Progress
 
 LETTERS = 4  # about as many to a token
 WRAPPING = 8  # tokens that a chat message costs beside its text, about
@@ -123,8 +122,10 @@ def ask_descriptions(asker: Asker, classes: Sequence[str], folder: Path, options
     with ThreadPoolExecutor(options.concurrency) as pool:
         waiting = [pool.submit(answer, question, asker, cache, pace, options) for question in questions]
         try:
-            for result in tqdm(waiting, desc="llm", unit="answer", disable=not due):
-                done.append(result.result())
+            with Progress("llm", len(waiting), unit="answer", hidden=not due) as progress:
+                for result in waiting:
+                    done.append(result.result())
+                    progress.advance()
         except BaseException:
             pace.stop()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,30 +1,24 @@
-"""The one file of the pipeline that knows Ray: actors that hold a worker each, and the shards they are given.
+"""Actors that hold a worker each, and the shards they are given.
 
-Ray is a stateless executor here. What is done and what is not lies on disk (pipeline/runtime/stage_build.py), so any
-process of a run may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is
-replaced and its shard made again; an exception out of a worker is a fault of the stage and stops it.
+Ray is a stateless executor here. What is done and what is not lies on disk (stage_build.py), so any process of a run
+may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is replaced and its shard made
+again; an exception out of a worker is a fault of the stage and stops it.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from pipeline.runtime.ray_session import connected
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
-from schemas.errors import UserError
+from schemas.errors import UserError, user_error
 from schemas.foreign import shown
+from schemas.progress import console
 
-CONNECT_SECONDS = 5.0  # to reach the head of a cluster before we say that it is not there
+LOOK_SECONDS = 20.0  # between two looks whether the cluster is still there, while nothing is ready
 
 
 def execute(
@@ -38,8 +32,8 @@ def execute(
     """Runs every unit on Ray; yields finished videos as they come (negative when a shard starts again) and results.
 
     Results come in the order in which shards finish. Raises UserError when the cluster cannot be reached
-    or cannot hold a worker, when the workers' environment (`runtime_env`) cannot be made, or when a shard keeps
-    killing its actor; an exception of a worker as it is.
+    or cannot hold a worker, when the workers' environment (`runtime_env`) cannot be made, when a shard keeps
+    killing its actor, or when the cluster is lost; an exception of a worker as it is.
     """
     import ray
 
@@ -50,45 +44,68 @@ def execute(
         options = {"num_cpus": config.cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(**options, runtime_env=dict(runtime_env or {}))(_Actor)
         waiting = deque((unit, 0) for unit in units)
-        running: dict[Any, _Flight] = {}  # stream -> what it carries
+        running: dict[Any, _RunningUnit] = {}  # by its stream of events
         try:
             while waiting or running:
                 while waiting and len(running) < count:
-                    unit, deaths = waiting.popleft()
-                    flight = _Flight(unit, deaths, actor.remote())
-                    running[flight.start(make_worker)] = flight
-                ready, _ = ray.wait(list(running), num_returns=1, fetch_local=True)
-                stream = ready[0]
-                flight = running.pop(stream)
+                    task = _RunningUnit(*waiting.popleft(), actor.remote())
+                    running[task.start(make_worker)] = task
+                stream = _ready(list(running))
+                task = running.pop(stream)
                 try:
                     event = ray.get(next(stream))
                 except StopIteration:  # the shard is done: its actor takes the next one
                     if waiting:
-                        flight.unit, flight.deaths = waiting.popleft()
-                        flight.done = 0
-                        running[flight.start(make_worker)] = flight
+                        task = _RunningUnit(*waiting.popleft(), task.actor)
+                        running[task.start(make_worker)] = task
                     else:
-                        ray.kill(flight.actor)
+                        ray.kill(task.actor)
                     continue
                 except ray.exceptions.RayTaskError as error:
                     raise _cause(error) from None
                 except ray.exceptions.RuntimeEnvSetupError as error:
                     raise UserError(f"Ray cannot make the workers' environment: {_end(str(error))}") from None
                 except ray.exceptions.RayError as error:  # the actor died, or its node did
-                    yield -flight.done
-                    waiting.append((flight.unit, _retried(flight, error, config.retries)))
+                    _alive()
+                    yield -task.done
+                    waiting.append((task.unit, _counted_death(task, error, config.retries)))
                     continue
                 if isinstance(event, int):
-                    flight.done += event
-                running[stream] = flight
+                    task.done += event
+                running[stream] = task
                 yield event
         finally:
-            for flight in running.values():
-                ray.kill(flight.actor)
+            if ray.is_initialized():
+                for task in running.values():
+                    ray.kill(task.actor)
+
+
+def _ready(streams: list[Any]) -> Any:
+    """A stream with an event. Raises UserError when the cluster is lost while none has."""
+    import ray
+
+    while True:
+        ready, _ = ray.wait(streams, num_returns=1, fetch_local=True, timeout=LOOK_SECONDS)
+        if ready:
+            return ready[0]
+        _alive()
+
+
+def _alive() -> None:
+    """Raises UserError when no node of the cluster is alive."""
+    import ray
+
+    lost = "Ray's node on this machine died, or the cluster is gone: what is done is kept, run the command again"
+    try:
+        alive = any(node["Alive"] for node in ray.nodes())
+    except Exception as error:  # of many classes, by what is gone
+        raise UserError(f"{lost} ({' '.join(str(error).split())[:200]})") from error
+    if not alive:
+        raise UserError(lost)
 
 
 def _end(text: str) -> str:
-    """Where pip says what is wrong."""
+    """Where pip prints what is wrong."""
     return " ".join(text.split())[-600:]
 
 
@@ -104,8 +121,8 @@ class _Actor:
         yield from self.worker.run(unit)
 
 
-class _Flight:
-    """A shard on its way: the unit, how often its actor has died, its actor, the videos finished so far."""
+class _RunningUnit:
+    """A shard in an actor: how often an actor has died of it, and the videos finished so far."""
 
     def __init__(self, unit: Unit, deaths: int, actor: Any) -> None:
         self.unit, self.deaths, self.actor, self.done = unit, deaths, actor, 0
@@ -114,20 +131,20 @@ class _Flight:
         return self.actor.run.options(num_returns="streaming").remote(make_worker, self.unit)
 
 
-def _retried(flight: _Flight, error: Exception, retries: int) -> int:
-    deaths = flight.deaths + 1
+def _counted_death(task: _RunningUnit, error: Exception, retries: int) -> int:
+    deaths = task.deaths + 1
     reason = " ".join(str(error).split())[:300]
     if deaths > retries:
-        raise UserError(f"the worker of shard {flight.unit.shard} died {deaths} times, so the stage stops: {reason}")
-    said = f"the worker of shard {flight.unit.shard} died and is replaced ({deaths} of {retries}): {reason}"
-    tqdm.write(shown(said), file=sys.stderr)
+        raise UserError(f"the worker of shard {task.unit.shard} died {deaths} times, so the stage stops: {reason}")
+    replaced = f"the worker of shard {task.unit.shard} died and is replaced ({deaths} of {retries}): {reason}"
+    console.print(shown(replaced))
     return deaths
 
 
 def _cause(error: Any) -> BaseException:
-    """The worker's own exception where Ray hands it over, so that a UserError stays one."""
+    """The worker's own exception where Ray hands it over, as a UserError where the user can put it right."""
     cause = error.cause if isinstance(error.cause, BaseException) else error
-    return UserError(str(cause.args[0])) if isinstance(cause, UserError) else error
+    return user_error(cause) or error
 
 
 def worker_gpus(config: Ray, resources: dict[str, float]) -> float:
@@ -148,78 +165,3 @@ def _capacity(cpus: float, gpus: float, resources: dict[str, float]) -> int:
             f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs (ray.cpus, ray.gpus)"
         )
     return fit
-
-
-_lasting: ExitStack | None = None  # ends the Ray that is kept, if one is
-
-
-@contextmanager
-def lasting() -> Iterator[ExitStack]:
-    """Within it, the Ray that one stage starts serves the stages after it; close() of what it gives ends that Ray."""
-    global _lasting
-    if _lasting is not None:
-        yield _lasting
-        return
-    kept = _lasting = ExitStack()
-    try:
-        yield kept
-    finally:
-        _lasting = None
-        kept.close()
-
-
-@contextmanager
-def connected(config: Ray) -> Iterator[None]:
-    """Ray, started or joined; left as it was found, at the end of lasting() where that is about it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool should not report on its user unasked
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about CPU-only actors
-    import ray
-
-    with ExitStack() as own:
-        if not ray.is_initialized():
-            (own if _lasting is None else _lasting).callback(_leave, _join(config))
-        yield
-
-
-def _join(config: Ray) -> Path | None:
-    """Joins the cluster, or starts one and gives the folder of the environments that it makes."""
-    import ray
-
-    if not config.address:
-        session = ray.init(include_dashboard=False, logging_level="ERROR").address_info["session_dir"]
-        return Path(session) / "runtime_resources"
-    _reachable(config.address)
-    try:
-        ray.init(address=config.address, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        # Ray hands its token to an address that was named only where it is told to.
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else (
-            ". A cluster asks for a token by default: set RAY_AUTH_MODE=token and give this machine the cluster's "
-            "~/.ray/auth_token"
-        )  # fmt: skip
-        raise UserError(f"cannot join the Ray cluster at {config.address}: {error}{hint}") from error
-    return None
-
-
-def _leave(made: Path | None) -> None:
-    import ray
-
-    ray.shutdown()
-    if made is not None:  # Ray leaves the environments that it made: gigabytes
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _reachable(address: str) -> None:
-    """Ray itself waits for minutes before it gives up on an address; a connection attempt answers at once."""
-    if address in ("auto", "local"):
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        raise UserError(f"ray.address {address!r} is not HOST:PORT, ray://HOST:PORT or auto")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`, "
-            "or leave ray.address empty to run on this machine"
-        ) from error

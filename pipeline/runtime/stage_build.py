@@ -8,116 +8,101 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from tqdm import tqdm
-
 from pipeline.runtime.budget import exceeds_budget
 from pipeline.runtime.engine import execute
-from pipeline.runtime.units import ShardResult, Unit, Worker
-from schemas.atomic import TEMPORARY, sha256_file, write_bytes, write_json
-from schemas.config import Ray
+from pipeline.runtime.job import Job
+from pipeline.runtime.stage_folder import building, check_size
+from pipeline.runtime.units import ShardResult, Unit
+from schemas.atomic import sha256_file, write_bytes, write_json
+from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.foreign import shown
-from schemas.stage import FILE, StageRecord, StageSpec, read_record, write_record
+from schemas.progress import Progress
+from schemas.stage import PARTS, StageRecord, required_record, stored_files, write_record
 from schemas.tables import FAILURES, write_table
 
-PARTS = ".parts"
+NO_RAY = "none"  # ray.address: in this process
 
 
-def build(
-    spec: StageSpec,
-    *,
-    units: list[Unit],
-    worker: Callable[[], Worker],
-    schema: pa.Schema,
-    table: str,
-    ray: Ray,
-    max_failures: str,
-    tools: Sequence[str],
-    holds_model: bool = False,
-    here: bool = False,
-    side: Mapping[str, pa.Schema] | None = None,
-    notes: Mapping[str, bytes] | None = None,
-    runtime_env: Mapping[str, Any] | None = None,
-) -> StageRecord:
-    """Makes the stage that `spec` describes, or what is missing of it, and returns its record.
+def build(job: Job, experiment: Experiment) -> StageRecord:
+    """Makes the stage that `job` describes, or what is missing of it, and returns its record.
 
-    `table` (rows of `schema`, in shard order) and failures.parquet are merged from the shards' results, and so are
-    the tables of `side`, by file name. `notes` are files to lay beside them. Work that is `here` is too little for
-    a cluster and runs in this process. `runtime_env` is Ray's: an environment of the workers' own.
-    Raises UserError when failures exceed `max_failures` or when nothing at all came out.
+    The table (in shard order) and failures.parquet are merged from the shards' results, and so are the side tables.
+    Raises UserError when failures exceed experiment.max_failures, when nothing at all came out, when far fewer videos
+    came out than the finished stage has that would be replaced, or when another process builds the stage.
     """
     started = time.perf_counter()
-    record = read_record(spec.folder)
-    if record is not None and record.fingerprint == spec.fingerprint:
-        return record
-    parts = prepare(spec, record, units)
-    before_now = () if here else parts.glob("[0-9]*.json")  # what is made here is made whole
-    done = {int(path.stem): ShardResult(**json.loads(path.read_bytes())) for path in before_now}
-    pending = [unit for unit in units if unit.shard not in done]
-    total = sum(len(unit.rows) for unit in units)
+    total = sum(len(unit.rows) for unit in job.units)
+    with building(job.spec, job.units) as folder:
+        if folder is not None:
+            check_size(job.spec, total, experiment)
+            done = _made(job, folder, experiment)
+            for name, content in job.notes.items():
+                write_bytes(folder / name, content)
+            record = _merged(job, folder, [done[unit.shard] for unit in job.units], started)
+            check_size(job.spec, record.counts["done"], experiment)
+            write_record(folder, record)
+    return required_record(job.spec.folder, job.spec.stage)
+
+
+def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResult]:
+    """The results of all units, by shard: those of earlier runs, and of the rest as they are made."""
+    stage, total = job.spec.stage, sum(len(unit.rows) for unit in job.units)
+    done = {} if job.in_process else kept_results(folder)  # what is made in this process is made whole
+    pending = [unit for unit in job.units if unit.shard not in done]
     failed = sum(len(result.failures) for result in done.values())
     before = total - sum(len(unit.rows) for unit in pending)
     if done:
-        print(f"{spec.stage}: {len(done)} of {len(units)} shards are there already", file=sys.stderr)
-    with tqdm(total=total, initial=before, desc=spec.stage, unit="video", disable=not pending) as bar:
-        events = (
-            _run_here(pending, worker)
-            if here
-            else execute(pending, worker, ray, holds_model=holds_model, runtime_env=runtime_env)
-        )
-        for event in events if pending else ():
+        print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
+    with Progress(stage, total, done=before, hidden=not pending) as progress:
+        for event in _events(job, folder, pending, experiment) if pending else ():
             if isinstance(event, int):
-                bar.update(event)
+                progress.advance(event)
                 continue
-            write_json(parts / f"{event.shard:06d}.json", event.to_json())
+            keep_result(folder, event)
             done[event.shard] = event
             failed += len(event.failures)
-            bar.set_postfix(failed=failed)
-            if exceeds_budget(failed, total, max_failures):
-                raise UserError(_over_budget(spec.stage, done, failed, total, max_failures))
-    for name, content in (notes or {}).items():
-        write_bytes(spec.folder / name, content)
-    tables = {table: schema, **(side or {})}
-    return _finish(spec, [done[unit.shard] for unit in units], tables, list(notes or {}), tools, started)
+            progress.advance(0, failed=failed)
+            if exceeds_budget(failed, total, experiment.max_failures):
+                raise UserError(_over_budget(stage, done, failed, total, experiment.max_failures))
+    return done
 
 
-def _run_here(units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[int | ShardResult]:
+def _events(job: Job, folder: Path, units: list[Unit], experiment: Experiment) -> Iterator[int | ShardResult]:
+    # Ray's workers may run in another folder: a full path.
+    make_worker = partial(job.worker, folder.resolve())
+    if not job.in_process and experiment.ray.address != NO_RAY:
+        yield from execute(units, make_worker, experiment.ray, holds_model=job.holds_model, runtime_env=job.runtime_env)
+        return
     worker = make_worker()
     for unit in units:
         yield from worker.run(unit)
 
 
-def prepare(spec: StageSpec, record: StageRecord | None, units: Sequence[Unit] = ()) -> Path:
-    """A folder that holds nothing but parts of this very spec, cut in these units; returns the folder of the parts."""
-    parts = spec.folder / PARTS
-    mark = parts / "spec.json"
-    keys = json.dumps([[unit.shard, *(row["key"] for row in unit.rows)] for unit in units])
-    wanted = {"fingerprint": spec.fingerprint, "units": hashlib.sha256(keys.encode()).hexdigest()}
-    begun = json.loads(mark.read_bytes()) if mark.is_file() else None
-    if record is not None or begun not in (None, wanted):
-        reasons = (
-            spec.differences(record) if record is not None else ["the config changed while the stage was incomplete"]
-        )
-        print(f"{spec.stage}: made anew, because {shown('; '.join(reasons))}", file=sys.stderr)
-        # stage.json first: should we be stopped between, the rest counts as incomplete, never as whole.
-        (spec.folder / FILE).unlink(missing_ok=True)
-        shutil.rmtree(spec.folder)
-    elif begun is None and spec.folder.is_dir() and any(spec.folder.iterdir()):
-        raise UserError(f"{spec.folder} holds files that tgmae did not write: move them, or choose another workspace")
-    for leftover in spec.folder.glob(f".*{TEMPORARY}"):
-        leftover.unlink()
-    write_json(mark, wanted)
-    return parts
+def keep_result(folder: Path, result: ShardResult) -> None:
+    """Records that a shard is done, with the sizes of its files."""
+    sizes = {name: (folder / name).stat().st_size for name in result.files}
+    write_json(folder / PARTS / f"{result.shard:06d}.json", {**result.to_json(), "sizes": sizes})
+
+
+def kept_results(folder: Path) -> dict[int, ShardResult]:
+    """By shard, the results whose files are all there with their sizes."""
+    found = {}
+    for path in (folder / PARTS).glob("[0-9]*.json"):
+        part: dict[str, Any] = json.loads(path.read_bytes())
+        sizes = part.pop("sizes", {})
+        files = {name: folder / name for name in part["files"]}
+        if all(file.is_file() and file.stat().st_size == sizes.get(name) for name, file in files.items()):
+            found[int(path.stem)] = ShardResult(**part)
+    return found
 
 
 def tool_versions(names: Sequence[str]) -> dict[str, str]:
@@ -130,33 +115,28 @@ def tool_versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _finish(
-    spec: StageSpec,
-    results: list[ShardResult],
-    tables: Mapping[str, pa.Schema],
-    notes: Sequence[str],
-    tools: Sequence[str],
-    started: float,
-) -> StageRecord:
-    """Writes the tables, of which the first is the stage's own, and the record."""
+def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) -> StageRecord:
+    """Writes the tables and returns the record of the whole stage."""
+    spec = job.spec
     rows = [row for result in results for row in result.rows]
     failures = [row for result in results for row in result.failures]
-    write_table(spec.folder / "failures.parquet", failures, FAILURES)
+    write_table(folder / "failures.parquet", failures, FAILURES)
     if not rows:
         first = failures[0]["message"] if failures else "there was nothing to do"
-        for part in (spec.folder / PARTS).glob("[0-9]*.json"):
+        for part in (folder / PARTS).glob("[0-9]*.json"):
             part.unlink()  # so that the next run tries again
-        raise UserError(f"{spec.stage}: nothing came out of {len(failures)} videos. The first said: {first}")
-    for number, (name, schema) in enumerate(tables.items()):
-        beside = [row for result in results for row in result.side.get(name, [])]
-        write_table(spec.folder / name, beside if number else rows, schema)
+        raise UserError(f"{spec.stage}: nothing came out of {len(failures)} videos. The first failed: {first}")
+    write_table(folder / job.table, rows, job.schema)
+    for name, schema in job.side.items():
+        write_table(folder / name, [row for result in results for row in result.side.get(name, [])], schema)
     files = {name: digest for result in results for name, digest in result.files.items()}
-    files |= {name: sha256_file(spec.folder / name) for name in (*tables, *notes, "failures.parquet")}
+    beside = (job.table, *job.side, *job.notes, "failures.parquet")
+    files |= {name: sha256_file(folder / name) for name in beside}
     seconds: Counter[str] = Counter()
     for result in results:
         seconds.update(result.seconds)
     failed_keys = {row["key"] for row in failures}
-    record = StageRecord(
+    return StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         config=spec.config,
@@ -168,13 +148,11 @@ def _finish(
             "shards": len(results),
         },
         failed=dict(Counter(row["error"] for row in failures)),
-        tools=tool_versions(tools),
+        tools=tool_versions(job.tools),
         info={**spec.info, "worker_seconds": {name: round(value, 3) for name, value in seconds.items()}},
+        files=stored_files(folder, files),
         seconds=round(time.perf_counter() - started, 3),
     )
-    write_record(spec.folder, record)
-    shutil.rmtree(spec.folder / PARTS)
-    return record
 
 
 def _over_budget(stage: str, done: dict[int, ShardResult], failed: int, total: int, budget: str) -> str:

@@ -10,8 +10,6 @@
 
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -24,6 +22,7 @@ import numpy as np
 
 from pipeline.world.scene import render, sample_scene
 from schemas.errors import UserError
+from schemas.progress import Progress
 
 GENERATOR = 2
 """Version of the drawing; a folder of another one is refused, not mixed."""
@@ -145,12 +144,6 @@ def _rename_when_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _report(finished: Iterable[None], total: int, missing: int) -> None:
-    """Consumes `finished` and keeps one line on stderr: rewritten on a terminal, else written every tenth."""
-    began, tty = time.monotonic(), sys.stderr.isatty()
-    done = total - missing
-    print(f"world: {done} of {total} videos were there", file=sys.stderr)
-    for made, _ in enumerate(finished, 1):
-        if tty or made == missing or made % max(1, missing // 10) == 0:
-            rate = made / max(time.monotonic() - began, 1e-9)
-            line = f"world: {done + made}/{total} videos, {rate:.0f}/s, {(missing - made) / rate:.0f} s left"
-            print(line, end="\r" if tty and made < missing else "\n", file=sys.stderr, flush=True)
+    with Progress("world", total, done=total - missing, hidden=not missing) as progress:
+        for _ in finished:
+            progress.advance()

@@ -34,6 +34,7 @@ class Experiment(Section):
     guide: str = "text"  # one of GUIDES, or a class of one's own as module:ClassName; none: nothing is stored
     stages: tuple[StageName, ...] = ("pretrain", "probe")  # what `tgmae run` does after the data
     max_failures: str = "10%"  # of the videos, or a number; beyond it a stage stops
+    allow_fewer: bool = False  # replace a finished stage even where more than max_failures of its videos would go
 
     index: Index = Index()
     ray: Ray = Ray()

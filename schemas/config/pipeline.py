@@ -37,7 +37,9 @@ class Index(Section):
 class Ray(Section):
     """Where and how widely captions, clips and guides are made. Changes no output."""
 
-    address: str = ""  # of a running cluster; "": a local one in this process
+    # of a running cluster; "": a local Ray, started for the command; "none": no Ray, one worker in this process, which
+    # ends with the command where a decoder crashes
+    address: str = ""
     workers: NotNegative = 0  # actors; 0: as many as the cluster holds
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.world.write import write_world
 from schemas.config import Experiment
 from schemas.stage import read_record
@@ -39,10 +40,8 @@ SMALL = [
 DATASETS = {  # what is made before any training: name -> overrides
     "text": ["captions=blip2"],
     "oracle": ["captions=oracle", "caption.clean.enabled=true"],
-    "llm": ["captions=llm"],
     "mix": ["captions=blip2+llm"],
     "dense": ["captions=blip2.dense", "text.method=dense", "text.cache=false"],
-    "plain": ["captions=blip2.plain", "text.cache=false", "text.grid_stride=4"],
     "motion-vectors": ["guide=motion-vectors"],
     "optical-flow": ["guide=optical-flow", "mask.kind=optical-flow"],
     "flow-magnitude": ["guide=flow-magnitude"],
@@ -85,12 +84,12 @@ def trail(folder: Path) -> dict[str, Any]:
     """Runs everything in `folder`; stages by folder, and of each training its losses."""
     write_world(folder / "world", videos=18, test_share=1 / 3, size=64, workers=1)
     left: dict[str, Any] = {"world": tree_digest(folder / "world")}
-    for overrides in DATASETS.values():
-        run(experiment(folder, *overrides), print, only=DATA)
-    for name, overrides in TRAININGS.items():
-        chosen = experiment(folder, f"name={name}", *overrides)
-        if chosen.text_name:
-            run(chosen, print, only=DATA)
+    trainings = {name: experiment(folder, f"name={name}", *overrides) for name, overrides in TRAININGS.items()}
+    with shared_ray():
+        for overrides in DATASETS.values():
+            run(experiment(folder, *overrides), print, only=DATA)
+        run(trainings["tube-contrastive"], print, only=DATA)  # embeddings of the captions alone
+    for chosen in trainings.values():
         COMMANDS["pretrain"](chosen, False)
     judged = experiment(folder, f"name={JUDGED}")
     for command in ("finetune", "probe", "retrieve"):

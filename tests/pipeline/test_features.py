@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from pipeline.features import FeaturesWorker, run_features
 from pipeline.guide import run_guide, units
 from pipeline.guides.cache import MEMBER, Basis, BrokenFeatures, CachedFeatures, fit_basis, pack
 from pipeline.guides.encoder import TextEncoder
-from pipeline.runtime.stage_build import prepare
+from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import iter_shard
 from pipeline.runtime.units import ShardResult
 from pipeline.stage_specs import features_spec, guide_spec
-from schemas.atomic import write_json
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 from schemas.shards import dequantize, guide_meta, npy_array, npy_bytes
@@ -175,15 +175,6 @@ def test_a_broken_basis_breaks_videos_and_not_the_stage(tmp_path: Path, damage: 
         list(CachedFeatures(tmp_path)(data, 1, 4))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def cached(root: Path, **text: Any) -> Experiment:
     return plain(root, model=f"local-dir:{root / 'model'}", cache=True, cache_kept=0.9999, **text)
 
@@ -202,7 +193,7 @@ def maps(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(300)
 def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
-    tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The one is made anew when the other is asked for. Another caption set leaves the cache as it is."""
     make_clips(tmp_path, NAMES)
@@ -224,7 +215,7 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
     from_cache = maps(tmp_path / "guides" / "text-oracle")
     capsys.readouterr()
     run_guide(cached(tmp_path).model_copy(update={"text": chosen.text.model_copy(update={"cache": False})}))
-    assert "guide: made anew, because features changed" in capsys.readouterr().err
+    assert "because features changed" in capsys.readouterr().err
     direct = maps(tmp_path / "guides" / "text-oracle")
     assert from_cache.keys() == direct.keys() and len(direct) == 3  # one video has no caption
     for key, expected in direct.items():
@@ -238,7 +229,7 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
 
 
 @pytest.mark.timeout(300)
-def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, local_ray: None) -> None:
+def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path) -> None:
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -259,7 +250,7 @@ def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path, 
 
 
 @pytest.mark.timeout(300)
-def test_stale_features_are_refused_with_the_reason(tmp_path: Path, local_ray: None) -> None:
+def test_stale_features_are_refused_with_the_reason(tmp_path: Path) -> None:
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -277,9 +268,7 @@ def test_stale_features_are_refused_with_the_reason(tmp_path: Path, local_ray: N
 
 
 @pytest.mark.timeout(300)
-def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_itself_only(
-    tmp_path: Path, local_ray: None
-) -> None:
+def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_itself_only(tmp_path: Path) -> None:
     index = make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -296,12 +285,13 @@ def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_i
     made = {path.name: path.read_bytes() for path in folder.glob("0*")}
     shutil.rmtree(folder)
     rows = units(read_table(tmp_path / "clips" / "index.parquet", CLIP_INDEX).to_pylist())
-    parts = prepare(features_spec(chosen), None, rows)
     worker = FeaturesWorker(TextEncoder(chosen.text).features, tmp_path / "clips", folder, chosen.text)
-    *_, first = worker.run(rows[0])
-    assert isinstance(first, ShardResult)
-    write_json(parts / "000000.json", first.to_json())
-    (folder / "000001.basis.npz").write_bytes(b"of a run with other threads")  # written before its tar, then killed
+    with pytest.raises(KeyboardInterrupt), building(features_spec(chosen), rows):
+        *_, first = worker.run(rows[0])
+        assert isinstance(first, ShardResult)
+        keep_result(folder, first)
+        (folder / "000001.basis.npz").write_bytes(b"of a run with other threads")  # written before its tar, then killed
+        raise KeyboardInterrupt
     written = (folder / "000000.tar").stat().st_mtime_ns
     assert run_features(chosen).output == whole.output
     assert {path.name: path.read_bytes() for path in folder.glob("0*")} == made

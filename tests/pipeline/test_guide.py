@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from pipeline.guides.recipes import recipe
 from pipeline.guides.text import EmbeddingsGuide, TextGuide
 from pipeline.media.encoding import encode
 from pipeline.media.video import NoFrames, VideoError
-from pipeline.runtime.stage_build import prepare
+from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import Fields, iter_shard, read_sample, write_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.shard import ShardWorker
 from pipeline.stage_specs import guide_spec
-from schemas.atomic import sha256_file, write_json
+from schemas.atomic import sha256_file
 from schemas.config import Experiment, Flow, Motion, Ray, Shard, Text
 from schemas.errors import UserError
 from schemas.shards import dequantize, guide_meta, npy_array
@@ -343,7 +344,7 @@ def tiny_encoder(folder: Path, *, nan: bool = False) -> str:
 
 def experiment(root: Path, **text: Any) -> Experiment:
     options = Text(device="cpu", frame_stride=STRIDE, **{"model": "local-dir:none", **text})
-    return Experiment(workspace=str(root), captions="oracle", text=options, ray=Ray(workers=1), max_failures="90%")
+    return Experiment(workspace=str(root), captions="oracle", text=options, ray=Ray(address="none"), max_failures="90%")
 
 
 @pytest.mark.parametrize("nan", [False, True])
@@ -373,17 +374,8 @@ def test_no_captions_at_all(workspace: Path) -> None:
         run_guide(experiment(workspace))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.timeout(180)
-def test_both_stages_on_ray(tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_clips(tmp_path, NAMES)
     chosen = experiment(tmp_path, model=tiny_encoder(tmp_path / "model"))
 
@@ -435,8 +427,8 @@ class Levels:
         ("levels:Levels", [1] * 4, {"av", "webdataset"}),
     ],
 )
-def test_every_guide_on_ray(
-    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
+def test_every_guide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
 ) -> None:
     """Without captions where it needs none; stopped half way, it ends with the same bytes."""
     make_clips(tmp_path, NAMES)
@@ -458,12 +450,13 @@ def test_every_guide_on_ray(
     shutil.rmtree(folder)
 
     units, own = [Unit(shard, clip_rows(tmp_path, shard)) for shard in (0, 1)], recipe(chosen)
-    parts = prepare(guide_spec(chosen), None, units)
     texts = tmp_path / "captions" / "oracle" if guide == "embeddings" else None
     worker = GuideWorker(own.make(), tmp_path / "clips", texts, folder, own.frame_stride, own.read)
-    *_, first = worker.run(units[0])
-    assert isinstance(first, ShardResult)
-    write_json(parts / "000000.json", first.to_json())
+    with pytest.raises(KeyboardInterrupt), building(guide_spec(chosen), units):
+        *_, first = worker.run(units[0])
+        assert isinstance(first, ShardResult)
+        keep_result(folder, first)
+        raise KeyboardInterrupt
     made = (folder / "000000.tar").stat().st_mtime_ns
     again = run_guide(chosen)
     assert again.output == whole.output

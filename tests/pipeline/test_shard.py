@@ -185,7 +185,7 @@ def test_a_video_that_takes_the_memory_costs_itself_only(tmp_path: Path) -> None
     rows = [row(tmp_path, write_video(tmp_path / name, frames=3).name) for name in ("a.mp4", "b.mp4")]
     large = row(tmp_path, write_video(tmp_path / "large.mp4", frames=2, size=(6400, 6400),
                                       options={"preset": "ultrafast"}).name)  # fmt: skip
-    worker = ShardWorker(tmp_path / "clips", tmp_path, Shard(), memory=300 << 20)
+    worker = ShardWorker(tmp_path / "clips", tmp_path, Shard(), memory=160 << 20)
     result = run(worker, Unit(0, [rows[0], large, rows[1]]))
     (failed,) = result.failures
     assert failed["video_id"] == "large.mp4" and failed["error"] in ("TooMuchMemory", "ProcessDied")

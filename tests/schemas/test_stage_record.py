@@ -49,7 +49,7 @@ def test_the_order_of_keys_is_no_difference(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_foreign_record_is_said_with_the_command(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere is not there: run `tgmae shard W` first"):
+    with pytest.raises(UserError, match=r"nowhere is missing: run `tgmae shard W` first"):
         required_record(tmp_path / "nowhere", "tgmae shard W")
     with pytest.raises(UserError, match="is incomplete"):
         required_record(tmp_path, "tgmae shard W")

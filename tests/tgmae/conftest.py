@@ -44,11 +44,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def write_config(world: Path) -> Callable[[Path, Path], Path]:
-    """(config, workspace) -> a small experiment on the world."""
+def write_config(world: Path) -> Callable[..., Path]:
+    """(config, workspace) -> a small experiment on the world, without Ray where it is not asked for."""
 
-    def write(path: Path, into: Path) -> Path:
-        experiment = demo_experiment(into.parent, world, [*SMALL, f"workspace={into}"])
+    def write(path: Path, into: Path, ray: str = "none") -> Path:
+        experiment = demo_experiment(into.parent, world, [*SMALL, f"workspace={into}", f"ray.address={ray}"])
         path.write_text(dump(experiment), encoding="utf-8")
         return path
 
@@ -56,11 +56,9 @@ def write_config(world: Path) -> Callable[[Path, Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, tgmae: Command, write_config: Callable[[Path, Path], Path]
-) -> Path:
-    """The config of a run that is complete. Tests that change its workspace copy it first."""
+def finished(tmp_path_factory: pytest.TempPathFactory, tgmae: Command, write_config: Callable[..., Path]) -> Path:
+    """The config of a run that is complete, made on Ray. Tests that change its workspace copy it first."""
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder / "small.toml", folder / "workspace")
+    config = write_config(folder / "small.toml", folder / "workspace", "")
     tgmae("run", config)
     return config

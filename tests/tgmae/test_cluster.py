@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from pipeline.runtime.ray_session import shared_ray
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import dump
@@ -23,6 +24,13 @@ from train.pretrain import run_pretrain
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::ResourceWarning")]
 Small = Callable[..., Experiment]
 RAY = {"ray": {"cpus": 0.5, "retries": 2}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Starting it takes seconds."""
+    with shared_ray():
+        yield
 
 
 def folder(experiment: Experiment) -> Path:

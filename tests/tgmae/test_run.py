@@ -38,10 +38,11 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def copied(finished: Path, folder: Path) -> Path:
-    """A copy of a finished workspace, times kept, and a config that names it."""
+    """A copy of a finished workspace, times kept, and a config that names it, without Ray."""
     shutil.copytree(finished.parent / "workspace", folder / "workspace")
     config = folder / "small.toml"
-    config.write_text(finished.read_text().replace(str(finished.parent / "workspace"), str(folder / "workspace")))
+    text = finished.read_text().replace(str(finished.parent / "workspace"), str(folder / "workspace"))
+    config.write_text(text.replace('address = ""', 'address = "none"'))
     return config
 
 
@@ -86,18 +87,18 @@ def test_another_caption_source_leaves_manifest_clips_and_features_untouched(
     config.write_text(config.read_text().replace('captions = "blip2"', 'captions = "oracle"'))
     planned = tgmae("run", config, "--plan").stdout
     assert states(planned) == {
-        "index": "current", "caption": "runs", "shard": "current", "features": "current", "guide": "follows",
-        "pretrain": "follows", "probe": "follows",
+        "index": "current", "caption": "build", "shard": "current", "features": "current", "guide": "pending",
+        "pretrain": "pending", "probe": "pending",
     }  # fmt: skip
     done = tgmae("run", config, "--set", "name=oracle").stdout
     assert states(done)["index"] == states(done)["shard"] == states(done)["features"] == "current"
-    assert states(done)["guide"] == states(done)["pretrain"] == "runs"
+    assert states(done)["guide"] == states(done)["pretrain"] == "build"
     assert {name: contents(tmp_path / "workspace" / name) for name in kept} == kept
     assert (tmp_path / "workspace" / "guides" / "text-blip2" / "stage.json").is_file()  # the other set stays, too
 
 
-def test_two_identical_runs_write_identical_bytes(
-    tgmae: Command, finished: Path, tmp_path: Path, write_config: Callable[[Path, Path], Path]
+def test_with_ray_and_without_a_run_writes_the_same_bytes(
+    tgmae: Command, finished: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
     config = write_config(tmp_path / "small.toml", tmp_path / "workspace")
     tgmae("run", config)
@@ -116,16 +117,20 @@ def test_a_changed_video_makes_the_index_stale_and_says_so(
     shutil.rmtree(next((moved / "train").iterdir()))
     config.write_text(config.read_text().replace(str(world), str(moved)))
     first = tgmae("run", config, "--plan").stdout
-    assert "files changed" in first and states(first)["index"] == "runs"
-    tgmae("index", moved, "--out", tmp_path / "workspace")
+    assert "files changed" in first and states(first)["index"] == "rebuild"
+    kept = contents(tmp_path / "workspace" / "manifest")
+    refused = tgmae("index", moved, "--out", tmp_path / "workspace", status=2).stderr
+    assert "files changed" in refused and "--rebuild" in refused
+    assert contents(tmp_path / "workspace" / "manifest") == kept
+    tgmae("index", moved, "--out", tmp_path / "workspace", "--rebuild", "--set", "allow_fewer=true")
     told = tgmae("status", tmp_path / "workspace").stdout
-    assert "because manifest was made anew" in told
+    assert "because manifest was rebuilt" in told
     assert [line.split()[1] for line in told.splitlines() if line.startswith("clips")] == ["stale"]
 
 
 def test_guides_of_other_clips_are_refused(tgmae: Command, finished: Path, tmp_path: Path) -> None:
     config = copied(finished, tmp_path)
-    tgmae("shard", tmp_path / "workspace", "--config", config, "--set", "shard.crf=40")
+    tgmae("shard", tmp_path / "workspace", "--config", config, "--set", "shard.crf=40", "--rebuild")
     refused = tgmae("pretrain", tmp_path / "workspace", "--config", config, status=2)
     assert "was made from other clips" in refused.stderr and "tgmae guide" in refused.stderr
 

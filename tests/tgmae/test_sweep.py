@@ -42,13 +42,13 @@ def test_seeds_change_the_name_and_every_seed(tmp_path: Path) -> None:
 def test_experiments_share_every_stage_before_training() -> None:
     """On a cluster these come first, one experiment after the other, the cache of features among them."""
     shared = {stage.name for stage in STAGES} - {"pretrain", "finetune", "probe", "retrieve"}
-    assert set(DATA) == shared | {"source"} and "features" in DATA
+    assert set(DATA) == shared | {"part"} and "features" in DATA
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_and_its_table(
-    tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path], finished: Path
+    tmp_path: Path, tgmae: Command, write_config: Callable[..., Path], finished: Path
 ) -> None:
     made = Path(load_experiment(finished).workspace)
     for stage in ("manifest", "clips"):
@@ -83,9 +83,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_cluster_trains_side_by_side(
-    tmp_path: Path, tgmae: Command, write_config: Callable[[Path, Path], Path], cluster: str
+    tmp_path: Path, tgmae: Command, write_config: Callable[..., Path], cluster: str
 ) -> None:
-    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
+    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace", "")
     swept = tgmae("sweep", config, "--seeds", 2, "--ray-address", cluster, *SETS)
     for name in ("text-s0", "text-s1"):
         record = json.loads((tmp_path / "workspace" / "runs" / name / "probe" / "stage.json").read_bytes())

@@ -209,7 +209,7 @@ def test_another_config_under_the_same_name(tune: Tune) -> None:
     other = tune(smoothing=0.2)
     with pytest.raises(UserError, match=r"another config.*finetune\.smoothing: 0\.1 -> 0\.2.*--set name=NAME"):
         run_finetune(other)
-    run_finetune(other, restart=True)
+    run_finetune(other, rebuild=True)
     aside = [path for path in folder(other).parent.iterdir() if path.name.startswith("finetune.")]
     assert [read_record(path) for path in aside] == [record]
 

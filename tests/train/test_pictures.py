@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from train.pictures import GAP, loss_curve, mask_picture, save_png
-from train.pictures import _ticks as ticks
 
 CLIP = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3)).astype(np.uint8)
 
@@ -42,15 +39,7 @@ def test_a_curve_is_drawn() -> None:
         {"a": [(x, 1 / (x + 1)) for x in range(50)], "b": [(0, 0.5), (30, float("nan")), (49, 0.2)]}, title="loss"
     )
     assert image.shape == (420, 800, 3)
-    assert (image == (0x1F, 0x77, 0xB4)).all(-1).sum() > 300 and (image == (0xD6, 0x27, 0x28)).all(-1).sum() > 300
+    assert (image == (0x1F, 0x77, 0xB4)).all(-1).sum() > 300 and (image == (0xFF, 0x7F, 0x0E)).all(-1).sum() > 300
     assert loss_curve({"one": [(3.0, 0.0)]}).shape == (420, 800, 3)
     with pytest.raises(ValueError, match="no point"):
         loss_curve({"a": [(0, float("inf"))]})
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_are_few_and_within(low: float, span: float) -> None:
-    values = ticks(low, low + span)
-    assert (
-        len(values) <= 7 and all(low - 1e-6 * span <= v <= low + span * (1 + 1e-6) for v in values)
-    ) or span < 1e-9 * abs(low)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.lock import only_writer
 from schemas.shards import npy_array, npy_bytes
 from schemas.stage import read_record
 from schemas.toml import dump, load_experiment
@@ -226,11 +227,19 @@ def test_another_config_under_the_same_name(small: Small, monkeypatch: pytest.Mo
     other = small(mask={"ratio": 0.75})
     with pytest.raises(UserError, match=r"another config.*mask\.ratio: 0\.6 -> 0\.75.*--set name=NAME"):
         run_pretrain(other)
-    run_pretrain(other, restart=True)
+    run_pretrain(other, rebuild=True)
     assert [line["step"] for line in curve(other)] == list(range(1, 10))
     with pytest.raises(UserError, match="another config"):  # complete ones are safe, too
         run_pretrain(small(optim={"epochs": 4}))
     assert read_record(folder(other)) is not None
+
+
+def test_a_run_has_one_writer(small: Small) -> None:
+    experiment = small()
+    with only_writer(folder(experiment)), pytest.raises(UserError, match=r"is being written by process \d+ on "):
+        run_pretrain(experiment)
+    assert not list(folder(experiment).glob("*"))
+    run_pretrain(experiment)
 
 
 def test_a_torn_checkpoint_is_passed_over(small: Small, monkeypatch: pytest.MonkeyPatch,

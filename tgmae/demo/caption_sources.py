@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.runtime.engine import lasting
+from pipeline.runtime.ray_session import shared_ray
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.caption_stats import clip_scores, load
@@ -24,10 +24,10 @@ DESCRIPTIONS = CONFIGS / "world" / "descriptions.json"
 SETS = {  # caption set -> what the paper calls it
     "blip2": "BLIP-2", "oracle": "oracle", "llm": "GPT3.5", "blip2+llm": "BLIP + GPT3.5",
 }  # fmt: skip
-STAGES = ("source", "caption", "features", "guide")
+STAGES = ("part", "caption", "features", "guide")
 
 
-@lasting()
+@shared_ray()
 def compare_sources(
     experiment: Experiment, truth: Path, say: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:

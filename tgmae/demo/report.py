@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.atomic import write_bytes
 from schemas.foreign import shown
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left }
-td.number { font-variant-numeric: tabular-nums } img { max-width: 100%; image-rendering: pixelated }
-figure { margin: 1.5rem 0 } figcaption { color: #555 } code { background: #f3f3f3; padding: 0 .2rem }
-"""
 
 
 @dataclass(frozen=True)
@@ -50,31 +43,10 @@ def write_report(
     notes: Sequence[str],
     tables: Sequence[Table] = (),
 ) -> None:
-    rows = "".join(
-        f"<tr><td>{_text(line.what)}</td><td class=number>{_text(line.ours)}</td>"
-        f"<td class=number>{_text(line.baseline)}</td></tr>"
-        for line in lines
-    )
-    figures = "".join(
-        f'<figure><img src="{_text(picture.file)}" alt=""><figcaption>{_text(picture.caption)}</figcaption></figure>'
-        for picture in pictures
-    )
-    paragraphs = "".join(f"<p>{_text(note)}</p>" for note in notes)
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
-        f"<h1>{_text(title)}</h1>{paragraphs}"
-        f"<table><tr><th></th><th>this run</th><th>compared with</th></tr>{rows}</table>"
-        f"{''.join(map(_table, tables))}{figures}</html>\n"
+    """Writes the page, whole or not at all. Files of pictures are relative to it."""
+    pages = Environment(loader=PackageLoader("tgmae.demo", "."), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True, lstrip_blocks=True, finalize=shown)  # fmt: skip
+    page = pages.get_template("report.html.j2").render(
+        title=title, lines=lines, pictures=pictures, notes=notes, tables=tables
     )
     write_bytes(path, page.encode())
-
-
-def _table(table: Table) -> str:
-    header = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(f"<td class=number>{_text(cell)}</td>" for cell in row) + "</tr>"
-                   for row in table.rows)  # fmt: skip
-    return f"<h2>{_text(table.title)}</h2><table><tr>{header}</tr>{rows}</table>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(shown(value))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import torch.distributed.nn.functional
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.lock import only_writer
+from schemas.signals import TERMINATED
 from schemas.toml import dump
 
 
@@ -33,6 +35,10 @@ class Ranks:
     def main(self) -> bool:
         """Whether this is the one process that writes files and prints."""
         return self.rank == 0
+
+    def only_writer(self, folder: Path) -> AbstractContextManager[None]:
+        """Locks a run's folder, in the main process alone. Errors: UserError when another run has it."""
+        return only_writer(folder) if self.main else nullcontext()
 
     def wait(self) -> None:
         """Until all ranks have come here."""
@@ -110,14 +116,16 @@ def launch(experiment: Experiment, *arguments: str, command: str = "pretrain") -
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.toml"
         config.write_text(dump(experiment), encoding="utf-8")
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun = [sys.executable, "-m", "train.engine.torchrun", "--standalone"]
         torchrun += ["--nproc-per-node", str(experiment.pretrain.processes)]
-        torchrun += ["-m", "train", command, str(config), *arguments]
+        torchrun += ["-m", "train", command, str(config), "--end-with-parent", *arguments]
         # Threads are shared out, as torchrun would else give each process a single one.
         threads = str(max((os.cpu_count() or 1) // experiment.pretrain.processes, 1))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
-        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         done = subprocess.run(torchrun, env=environment, check=False)
+    if done.returncode == TERMINATED:
+        raise SystemExit(TERMINATED)
     if done.returncode:
         raise UserError(f"{command} in {experiment.pretrain.processes} processes failed: its error is printed above")

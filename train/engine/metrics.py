@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from schemas.atomic import write_bytes
 from schemas.errors import UserError
+from schemas.progress import Progress
 
 FILE = "metrics.jsonl"
 
@@ -49,7 +49,7 @@ class Metrics:
         truncate(run / FILE, start)
         self._path = run / FILE
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
-        self._bar = tqdm(total=total, initial=start, desc=title, unit="step", smoothing=0.05)
+        self._progress = Progress(title, total, done=start, unit="step").start()
         self._wandb = _join_wandb(wandb, run) if wandb else None
         self._total, self._every, self._clips = total, every, clips_per_step
         self._values: dict[str, list[float]] = {}
@@ -65,7 +65,7 @@ class Metrics:
             self._values.setdefault(name, []).append(value)
         self._waited += waited
         self._updates += 1
-        self._bar.update()
+        self._progress.advance()
         if step % self._every == 0 or step == self._total:
             self._write(step, epoch, lr, now)
 
@@ -88,13 +88,11 @@ class Metrics:
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(line, step=step)
-        self._bar.set_postfix(
-            loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}", refresh=False
-        )
+        self._progress.advance(0, loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}")
         self._values, self._waited, self._updates, self._since = {}, 0.0, 0, now
 
     def close(self) -> None:
-        self._bar.close()
+        self._progress.stop()
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()

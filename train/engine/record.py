@@ -1,12 +1,13 @@
 """The stage records of training: versions of the libraries, and the record itself."""
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from schemas.atomic import sha256_file
-from schemas.stage import StageRecord, StageSpec, write_record
+from schemas.stage import StageRecord, StageSpec, stored_files, write_record
 
 TOOLS = ("decord", "numpy", "timm", "torch", "webdataset")
 
@@ -17,20 +18,26 @@ def tools() -> dict[str, str]:
 
 
 def finish(
-    spec: StageSpec, output: Path, *, counts: dict[str, int], info: dict[str, Any], seconds: float
+    spec: StageSpec, output: Path, *, files: Sequence[str], counts: dict[str, int], info: dict[str, Any], seconds: float
 ) -> StageRecord:
-    """Writes stage.json, last of all; `output` is the file whose digest stands for what the stage made."""
+    """Writes stage.json, last of all, beside `output`, the file whose digest stands for what the stage made.
+
+    files: names of all that was made; those that are missing were not asked for.
+    """
+    folder = output.parent
+    digests = {name: sha256_file(folder / name) for name in files if (folder / name).is_file()}
     record = StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         config=spec.config,
         inputs=spec.inputs,
-        output=sha256_file(output),
+        output=digests[output.name],
         counts=counts,
         failed={},
         tools=tools(),
         info={**spec.info, **info},
+        files=stored_files(folder, digests),
         seconds=round(seconds, 3),
     )
-    write_record(spec.folder, record)
+    write_record(folder, record)
     return record

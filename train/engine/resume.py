@@ -15,13 +15,14 @@ from schemas.toml import dump
 from train.engine import checkpoint
 from train.engine.metrics import FILE as METRICS
 
+CONFIG = "config.toml"  # of a run: the whole experiment
 Found = tuple[Path, dict[str, Any]]  # a checkpoint and its state.json
 
 
-def state(spec: StageSpec, record: StageRecord | None, *, restart: bool) -> tuple[StageRecord | None, Found | None]:
+def state(spec: StageSpec, record: StageRecord | None, *, rebuild: bool) -> tuple[StageRecord | None, Found | None]:
     """What the folder holds, this run or another, and the checkpoint to go on from; None to begin at the beginning.
 
-    Errors: UserError when it holds another run, unless `restart`.
+    Errors: UserError when it holds another run, unless `rebuild`.
     """
     found = checkpoint.newest(spec.folder)
     before = record
@@ -30,11 +31,11 @@ def state(spec: StageSpec, record: StageRecord | None, *, restart: bool) -> tupl
         before = StageRecord(stage=spec.stage, output="", counts={}, failed={}, tools={}, seconds=0, **known)
     if before is None or before.fingerprint == spec.fingerprint:
         return before, found
-    if restart:
+    if rebuild:
         return before, None
     raise UserError(
         f"{spec.folder} holds a run of another config or other data: {'; '.join(spec.differences(before))}. "
-        "Give this one another name (--set name=NAME), or move that one aside (--restart)"
+        "Give this one another name (--set name=NAME), or move that one aside (--rebuild)"
     )
 
 
@@ -59,4 +60,4 @@ def prepare(experiment: Experiment, spec: StageSpec, outputs: Sequence[str], *, 
             if (spec.folder / name).is_dir():
                 shutil.rmtree(spec.folder / name)
     checkpoint.clean(spec.folder)
-    write_bytes(spec.folder / "config.toml", dump(experiment).encode())
+    write_bytes(spec.folder / CONFIG, dump(experiment).encode())

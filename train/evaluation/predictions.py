@@ -8,7 +8,6 @@ Shape suffixes: S videos, B clips, T frames, H rows, W columns, C channels; P pr
 (train/data/classes.py).
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from schemas.foreign import shown
+from schemas.progress import Progress, console
 from train.data.classes import Classes
 from train.data.stream import Failure
 from train.data.views import ViewsDataset
@@ -52,13 +52,13 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
     probability_SP = torch.zeros(len(dataset), classes.outputs, device=ranks.device)
     read_S = torch.zeros(len(dataset), dtype=torch.int32, device=ranks.device)
     model.eval()
-    with torch.inference_mode(), tqdm(total=len(dataset), desc="test", unit="video", disable=not ranks.main) as bar:
+    with torch.inference_mode(), Progress("test", len(dataset), hidden=not ranks.main) as progress:
         for rows, samples in zip(mine, loader, strict=True):
             views: list[Tensor] = []
             read: list[int] = []
             for row, sample in zip(rows, samples, strict=True):
                 if isinstance(sample, Failure):
-                    bar.write(f"test: {sample.message}", file=sys.stderr)
+                    console.print(shown(f"test: {sample.message}"))
                 else:
                     read.append(row)
                     views.append(sample.to(ranks.device, non_blocking=True))
@@ -67,7 +67,7 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
                 parts = [part.softmax(-1) for part in classes.split(scores)]
                 probability_SP[read] = torch.cat(parts, -1).unflatten(0, (len(read), -1)).mean(1)
                 read_S[read] = 1
-            bar.update(len(rows) * ranks.world)
+            progress.advance(min(len(rows) * ranks.world, len(dataset) - progress.done))
     numbers = np.asarray(ranks.sum(probability_SP).cpu().numpy(), np.float32)
     return Predictions(numbers, ranks.sum(read_S).cpu().numpy() > 0)
 

@@ -7,7 +7,6 @@ Shape suffixes: S videos, V views of a video, B views computed together, N token
 C channels, D width.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from schemas.atomic import replacing
 from schemas.config import Clip, Frozen
 from schemas.errors import UserError
+from schemas.foreign import shown
+from schemas.progress import Progress, console
 from train.data.sampling import digest64
 from train.data.stream import Failure
 from train.data.videos import Videos
@@ -74,12 +74,12 @@ def extract(
     )  # fmt: skip
     found = np.zeros((len(dataset), encoder.config.dim), np.float32)
     read_S = np.zeros(len(dataset), bool)
-    with torch.inference_mode(), tqdm(total=len(dataset), desc=title, unit="video") as bar:
+    with torch.inference_mode(), Progress(title, len(dataset)) as progress:
         for samples in loader:
             rows = []
-            for row, sample in enumerate(samples, start=bar.n):
+            for row, sample in enumerate(samples, start=progress.done):
                 if isinstance(sample, Failure):
-                    bar.write(f"{title}: {sample.message}", file=sys.stderr)
+                    console.print(shown(f"{title}: {sample.message}"))
                 else:
                     rows.append(row)
             if rows:
@@ -87,7 +87,7 @@ def extract(
                 parts = [encoder(part.to(device, non_blocking=True)).mean(1) for part in views_BTHWC.split(together)]
                 found[rows] = torch.cat(parts).unflatten(0, (len(rows), views)).mean(1).cpu().numpy()
                 read_S[rows] = True
-            bar.update(len(samples))
+            progress.advance(len(samples))
     if not np.isfinite(found).all():
         raise UserError(f"{title}: a feature is NaN or infinite: the weights are broken")
     return Features(found, read_S)

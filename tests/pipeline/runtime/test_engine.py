@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 import ray
 
-from pipeline.runtime.engine import connected, execute, lasting
+from pipeline.runtime.engine import execute
+from pipeline.runtime.ray_session import connected, shared_ray
 from pipeline.runtime.units import Worker
 from schemas.config import Ray
 from schemas.errors import UserError
 
 
 def test_stages_in_a_row_share_one_ray() -> None:
-    with lasting() as kept:
+    with shared_ray() as kept:
         assert not ray.is_initialized()  # until one needs it
         with connected(Ray()):
             node = ray.get_runtime_context().get_node_id()
-        with lasting(), connected(Ray()):
+        with shared_ray(), connected(Ray()):
             assert ray.get_runtime_context().get_node_id() == node
         kept.close()
         assert not ray.is_initialized()

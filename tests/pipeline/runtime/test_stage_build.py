@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import ray
 
+from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
-from schemas.config import Ray
+from schemas.config import Experiment, Ray
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record
 from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
@@ -66,18 +67,18 @@ def make(
     config: dict[str, object] | None = None,
     shards: int = 4,
     options: Ray | None = None,
+    max_failures: str = "100%",
     **toy: str,
 ) -> StageRecord:
-    return build(
-        StageSpec("toy", folder, config or {"a": 1}, {"clips": "digest"}),
+    job = Job(
+        spec=StageSpec("toy", folder, config or {"a": 1}, {"clips": "digest"}),
         units=units(shards),
-        worker=lambda: Toy(folder, log, **toy),
+        worker=lambda into: Toy(into, log, **toy),
         schema=GUIDE_INDEX,
         table="index.parquet",
-        ray=options or Ray(workers=2),
-        max_failures="100%",
         tools=["ray", "no-such-package"],
     )
+    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=2), max_failures=max_failures))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,11 +109,11 @@ def test_a_stage_is_made_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / ".parts").exists()
 
 
-def test_another_config_makes_it_anew_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_config_rebuilds_it_and_reports_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make(tmp_path / "out", tmp_path / "log")
     second = make(tmp_path / "out", tmp_path / "log", config={"a": 2})
     assert second.fingerprint != first.fingerprint
-    assert "made anew, because a: 1 -> 2" in capsys.readouterr().err
+    assert "because a: 1 -> 2" in capsys.readouterr().err
 
 
 def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -200,5 +201,5 @@ def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pyt
     with pytest.raises(UserError):
         make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
     make(tmp_path / "out", tmp_path / "log", shards=2)
-    assert "changed while the stage was incomplete" in capsys.readouterr().err
+    assert "the config changed while it was incomplete" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.tar"))) == 2

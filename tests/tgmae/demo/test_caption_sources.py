@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.config import Ray
 from schemas.toml import load_experiment
 from tgmae.demo.caption_sources import SETS, compare_sources, table
 
@@ -16,7 +17,7 @@ from tgmae.demo.caption_sources import SETS, compare_sources, table
 def test_every_source_is_made_and_measured(finished: Path, world: Path, tmp_path: Path) -> None:
     before = load_experiment(finished)
     shutil.copytree(before.workspace, tmp_path / "workspace")
-    experiment = before.model_copy(update={"workspace": str(tmp_path / "workspace")})
+    experiment = before.model_copy(update={"workspace": str(tmp_path / "workspace"), "ray": Ray(address="none")})
     found = compare_sources(experiment, world / "truth", say=lambda line: None)
     assert list(found) == list(SETS) == ["blip2", "oracle", "llm", "blip2+llm"]
     counts = {name: (values["captions"], values["different"]) for name, values in found.items()}

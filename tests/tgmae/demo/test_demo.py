@@ -20,7 +20,7 @@ def test_every_text_of_the_page_is_escaped(tmp_path: Path) -> None:
         tmp_path / "report.html", title=bad, lines=[Line(bad, bad, bad)], pictures=[Picture(bad, bad)], notes=[bad]
     )
     page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page and page.count("&lt;script&gt;") == 8  # the title stands twice
+    assert "<script" not in page and page.count("&lt;script&gt;") == 9  # the title and the caption twice
 
 
 @pytest.mark.slow

@@ -1,0 +1,11 @@
+"""How the tests share two cores: those of one file stay together, for its fixtures, and so do those of `finished`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        group = "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
