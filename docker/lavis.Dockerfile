@@ -13,12 +13,13 @@ COPY pipeline/captioners/lavis-requirements.txt ./
 RUN pip install -c lavis-requirements.txt setuptools wheel \
     && pip install --no-build-isolation -r lavis-requirements.txt \
     && python -c 'from lavis.models import load_model_and_preprocess'
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
+COPY configs configs
 COPY schemas schemas
 COPY pipeline pipeline
 COPY train train
 COPY tgmae tgmae
-RUN pip install --no-deps --no-build-isolation .
+RUN pip install --no-deps .
 
 RUN useradd --create-home --uid 1000 tgmae && install -d -o tgmae -g tgmae /work
 USER tgmae

@@ -8,14 +8,15 @@ ENV PIP_NO_CACHE_DIR=1 \
 
 # First what tgmae needs, as long as the pins are the same; no sources are there yet.
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
-RUN pip install -c constraints.txt '.[pipeline]'
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY configs configs
+RUN mkdir schemas pipeline train tgmae && pip install -c constraints.txt '.[pipeline]'
 
 COPY schemas schemas
 COPY pipeline pipeline
 COPY train train
 COPY tgmae tgmae
-RUN pip install --no-deps --no-build-isolation --force-reinstall .
+RUN pip install --no-deps --force-reinstall .
 
 RUN useradd --create-home --uid 1000 tgmae && install -d -o tgmae -g tgmae /work
 USER tgmae

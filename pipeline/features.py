@@ -26,7 +26,6 @@ from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
 from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar import SidecarWorker
 from pipeline.stage_specs import features_spec
@@ -36,6 +35,7 @@ from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes
 from schemas.stage import StageRecord
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
+from schemas.tar_sample import Fields
 from schemas.workspace import Workspace
 
 VIDEOS, FRAMES = 32, 4  # of a shard, and of a video, evenly spaced: the sample that the basis is fitted on

@@ -18,7 +18,6 @@ from pipeline.guides.recipes import recipe
 from pipeline.guides.shard_captions import check_captions
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.tars import Fields
 from pipeline.runtime.units import Row, Unit
 from pipeline.sidecar import SidecarWorker
 from pipeline.stage_specs import guide_spec
@@ -26,6 +25,7 @@ from schemas.config import Experiment
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize
 from schemas.stage import StageRecord
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
+from schemas.tar_sample import Fields
 from schemas.workspace import Workspace
 
 TABLE = "index.parquet"

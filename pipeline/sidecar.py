@@ -13,12 +13,13 @@ from pipeline.guides import Array, Reader
 from pipeline.guides.shard_captions import read_captions
 from pipeline.media.video import NoFrames, VideoError, as_video_error
 from pipeline.runtime.prefetch import read_ahead
-from pipeline.runtime.tars import Fields, new_shard, read_sample
+from pipeline.runtime.tars import new_shard, read_sample
 from pipeline.runtime.units import Row, ShardResult, Unit
 from schemas.atomic import sha256_file
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, guide_meta, meta_bytes
 from schemas.tables import failure
+from schemas.tar_sample import Fields
 from schemas.workspace import shard_name
 
 AHEAD = 4  # chunks decoded before they are asked for

@@ -11,10 +11,20 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import math
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from schemas.errors import UserError
 
@@ -22,6 +32,7 @@ Array = np.ndarray[Any, Any]
 # Widths of a video that decord 0.6 cannot give, whatever the height: found by trying every even one up to 140.
 UNREADABLE_WIDTHS = frozenset({2, 4, 6, 8, 12, 16, 24, 48, 72})
 LEVELS = 255  # of a stored score: one byte
+MOST_STRIDE = 100_000  # frames between two scored ones
 
 
 class ClipMeta(BaseModel):
@@ -30,10 +41,10 @@ class ClipMeta(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     video_id: str
-    frames: int
-    fps: float
-    width: int  # of the stored video, pixels
-    height: int
+    frames: PositiveInt
+    fps: Annotated[FiniteFloat, Field(gt=0)]
+    width: PositiveInt  # of the stored video, pixels
+    height: PositiveInt
     label: int | None
     label_text: str | None
     split: str
@@ -52,11 +63,11 @@ class GuideMeta(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     video_id: str
-    frames: int  # of the stored video: F = ceil(frames / frame_stride)
-    frame_stride: int  # map f scores frame f * frame_stride
+    frames: PositiveInt  # of the stored video: F = ceil(frames / frame_stride)
+    frame_stride: Annotated[int, Field(ge=1, le=MOST_STRIDE)]  # map f scores frame f * frame_stride
     captions: list[str] = []  # C texts, untrusted; empty for guides without text
-    scale: list[float] = []  # C: score = stored * scale + offset
-    offset: list[float] = []
+    scale: list[Annotated[FiniteFloat, Field(ge=0)]] = []  # C: score = stored * scale + offset
+    offset: list[FiniteFloat] = []
     points: bool = False  # cells overlap: a score is of a place, the cell's centre, not of the cell's area
     missing: str | None = None  # why there is no map
 
@@ -93,7 +104,17 @@ def npy_bytes(array: Array) -> bytes:
 
 
 def npy_array(data: bytes) -> Array:
-    """Raises ValueError for anything that is not a plain array."""
+    """Raises ValueError for anything that is not one plain array, as many numbers as there are bytes for."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"version {version} of the npy format")
+    shape, _, dtype = read_header[version](file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which would be unpickled")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{dtype} {shape} does not fit {len(data)} bytes")
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 

@@ -154,9 +154,10 @@ class Tuner(Loop):
 
     def losses(self, batch: LabelledBatch, micro: int) -> dict[str, Tensor]:
         options = self.experiment.finetune
-        rng = generator(options.seed, self.step, micro, "mix")  # the same on all ranks
         mixed_BTHWC, class_BK = self.mixing(
-            normalise(batch.clip_BTHWC), batch.label_B, repeats=options.repeats, rng=rng
+            normalise(batch.clip_BTHWC), batch.label_B, repeats=options.repeats,
+            draw=lambda group: generator(options.seed, self.step, micro, "mix", group),  # the same on all ranks
+            first=self.ranks.rank * self.plan.clips_per_rank,
         )  # fmt: skip
         parts: dict[str, Tensor] = self.wrapped(mixed_BTHWC, class_BK)
         return parts

@@ -66,12 +66,14 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
         inputs["pretrain"] = required_record(weights_to_judge(experiment), f"tgmae pretrain {workspace.root}").output
     elif experiment.model.init:
         inputs["init"] = weights_digest(weights_to_judge(experiment))
-    config = {
+    config: dict[str, Any] = {
         "clip": experiment.clip.model_dump(mode="json", include=SEEN),
         "model": experiment.model.model_dump(mode="json", exclude={"init", "decoder_depth", "checkpoint_activations"}),
         "finetune": experiment.finetune.model_dump(mode="json", exclude=NO_EFFECT | TESTING),
         "pretrain": experiment.pretrain.model_dump(mode="json", include={"precision", "shuffle_shards"}),
     }
+    if experiment.finetune.mixup or experiment.finetune.cutmix:
+        config["mixing"] = "a draw for 8 videos"  # tgmae 0.1 drew once for the whole micro-batch
     return StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
 
 

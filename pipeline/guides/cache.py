@@ -25,9 +25,12 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from pipeline.guides import Floats
 from pipeline.media.video import VideoError
+from schemas.shards import npy_array
 
 MEMBER = "codes.bin"  # of a sample
 MOST_DIMS, MOST_CELLS = 4096, 512  # the latter along a side
+MOST_BASIS = 2 * MOST_DIMS**2 + 1024  # bytes
+MOST_CHUNK = 1 << 28  # bytes of a chunk of codes in memory
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,13 +64,22 @@ class Basis:
 def load_basis(path: Path) -> Basis:
     """Raises ValueError, OSError or BadZipFile for a file that is not what `Basis.save` writes."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mean_D, axes_Dd = arrays["mean"], arrays["axes"]
-    except (EOFError, KeyError, TypeError) as error:
+        with zipfile.ZipFile(path) as arrays:
+            mean_D, axes_Dd = (_unzipped(arrays, name) for name in ("mean.npy", "axes.npy"))
+    except (EOFError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path.name} is no basis: {error}") from error
     if axes_Dd.ndim != 2 or mean_D.shape != axes_Dd.shape[:1] or {mean_D.dtype.kind, axes_Dd.dtype.kind} != {"f"}:
         raise ValueError(f"{path.name} is no basis: a mean {mean_D.shape} and directions {axes_Dd.shape}")
     return Basis(mean_D, axes_Dd)
+
+
+def _unzipped(arrays: zipfile.ZipFile, name: str) -> Array:
+    """An array of an npz, never more in memory than a basis can have."""
+    size = arrays.getinfo(name).file_size
+    if size > MOST_BASIS:
+        raise ValueError(f"{name} has {size} bytes")
+    with arrays.open(name) as file:
+        return npy_array(file.read(MOST_BASIS + 1))
 
 
 def fit_basis(sample: Iterable[Floats], kept: float) -> Basis | None:
@@ -113,14 +125,27 @@ def pack(chunks: Iterable[Floats], name: str, basis: Basis, bits: int) -> bytes:
     return b"".join([header.model_dump_json().encode(), b"\n", *body, deflate.flush()])
 
 
-def inflated(body: bytes, size: int) -> bytes:
-    """Exactly so many bytes, and never more in memory. Raises ValueError when there are fewer or more, or when the
-    stream lacks its end, where its checksum is."""
+def inflated(body: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """The stream in parts of exactly these sizes, one in memory at a time.
+
+    Raises ValueError when there are fewer bytes or more, or when the stream lacks its end, where its checksum is.
+    """
     inflate = zlib.decompressobj()
-    content = inflate.decompress(body, size + 1)
-    if len(content) != size or not inflate.eof:
-        raise ValueError(f"{'more' if len(content) > size else len(content)} bytes, or no end, where {size} are due")
-    return content
+    for size in sizes:
+        if size > MOST_CHUNK:
+            raise ValueError(f"a chunk of {size} bytes")
+        part = inflate.decompress(body, size)
+        while len(part) < size and (inflate.unconsumed_tail or not inflate.eof):
+            more = inflate.decompress(inflate.unconsumed_tail, size - len(part))
+            if not more:
+                break
+            part += more
+        body = inflate.unconsumed_tail
+        if len(part) != size:
+            raise ValueError(f"{len(part)} bytes where {size} are due")
+        yield part
+    if inflate.decompress(body, 1) or not inflate.eof:
+        raise ValueError("more bytes than are due, or no end")
 
 
 @dataclass(frozen=True)
@@ -156,12 +181,12 @@ class CachedFeatures:
             scored = sum(count for count, _ in header.chunks)
             if scored != -(-frames // stride) or header.dims != basis.axes_Dd.shape[1]:
                 raise ValueError(f"{scored} frames of {header.dims} numbers, of a video of {frames} frames")
-            stored = np.frombuffer(inflated(body, scored * cells), np.int8)
+            parts = inflated(body, [count * cells for count, _ in header.chunks])
+            for (count, step), part in zip(header.chunks, parts, strict=True):
+                codes = np.frombuffer(part, np.int8).reshape(header.dims, count, *header.grid)
+                yield Codes(basis, step, codes.cumsum(1, dtype=np.int8))
         except (ValueError, OSError, zlib.error, zipfile.BadZipFile) as error:
             raise BrokenFeatures(f"the cached features cannot be read: {' '.join(str(error).split())}") from error
-        for count, step in header.chunks:
-            part, stored = stored[: count * cells], stored[count * cells :]
-            yield Codes(basis, step, part.reshape(header.dims, count, *header.grid).cumsum(1, dtype=np.int8))
 
     def _basis(self, name: str) -> Basis:
         if name not in self._bases:

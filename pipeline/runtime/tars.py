@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 from webdataset.writer import TarWriter
 
 from schemas.atomic import replacing
 from schemas.errors import UserError
-
-Fields = dict[str, bytes]  # field, such as "scores.npy" -> content
+from schemas.tar_sample import Fields, iter_samples
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")  # webdataset cuts keys at the first dot
 _FIELD = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")  # webdataset lower-cases what it reads
@@ -100,14 +97,6 @@ def iter_shard(path: Path) -> Iterator[tuple[str, Fields]]:
 
 def _samples(file: IO[bytes], where: str) -> Iterator[tuple[str, Fields]]:
     try:
-        for sample in group_by_keys(_members(file, where)):
-            yield sample["__key__"], {name: data for name, data in sample.items() if not name.startswith("__")}
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        raise UserError(f"{where}: not a whole tar of samples: {error.args[0] if error.args else error}") from error
-
-
-def _members(file: IO[bytes], where: str) -> Iterator[dict[str, Any]]:
-    for member in tar_file_iterator(file, skip_meta=None):
-        if "/" in member["fname"] or "\\" in member["fname"]:
-            raise UserError(f"{where}: member {member['fname']!r} names a folder: this is no shard of tgmae")
-        yield {**member, "__url__": where}
+        yield from iter_samples(file)
+    except ValueError as error:
+        raise UserError(f"{where}: not a whole tar of samples: {error}") from error

@@ -46,7 +46,7 @@ def test_nothing_is_ever_pickled(tmp_path: Path) -> None:
         npy_bytes(np.array([{}], dtype=object))
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="would be unpickled"):
         npy_array(buffer.getvalue())
 
 

@@ -7,17 +7,18 @@ Shape suffixes: R clips of a video, B clips of a batch, T frames, H rows, W colu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from schemas.config import Experiment
 from schemas.errors import UserError
 from train.data.augment import resize_crop
+from train.data.loading import clip_bytes, loaded
 from train.data.reading import decode, read_clip
 from train.data.recipe import augment_frames, erase, rand_augment, resized_crop
 from train.data.sampling import Address, BatchPlan, generator
@@ -114,11 +115,8 @@ class LabelledDataset(Dataset["LabelledSample | Failure"]):
 
 def labelled_batches(dataset: LabelledDataset, plan: BatchPlan, *, workers: int, pin: bool) -> Iterator[LabelledBatch]:
     """The micro-batches of a plan, in order, for any number of workers. Errors: UserError, see LabelledDataset."""
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_sampler=plan, collate_fn=_collate, num_workers=workers, pin_memory=pin,
-        generator=torch.Generator(),
-    )  # fmt: skip
-    for batch in loader:
+    size = plan.clips_per_rank * dataset.experiment.finetune.repeats * clip_bytes(dataset.experiment.clip)
+    for batch in loaded(dataset, plan, collate=_collate, workers=workers, pin=pin, batch_bytes=size):
         if isinstance(batch, Failure):
             raise UserError(batch.message)
         yield batch

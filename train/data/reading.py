@@ -8,7 +8,6 @@ scored frames of a video; D width of a text embedding; T', h, w the token grid, 
 
 import io
 import os
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import decord
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from schemas.errors import UserError
 from schemas.shards import UNREADABLE_WIDTHS, ClipMeta, GuideMeta, clip_meta, guide_meta, npy_array
+from schemas.tar_sample import slice_samples
 from train.data.augment import Crop, clip_scores
 from train.data.clip_flow import clip_flow
 from train.data.videos import Place, Sidecar
@@ -41,23 +40,24 @@ def read_members(place: Place, fields: Sequence[str]) -> dict[str, bytes]:
     except OSError as error:
         raise UserError(f"cannot open the shard {place.path}: {error.strerror}") from error
     try:
+        end = place.offset + place.length - os.fstat(descriptor).st_size
+        if min(place.offset, place.length) < 0 or end > 0:  # before so many bytes are asked for
+            raise UserError(f"{place}: the shard ends {max(end, 0)} bytes early: {FOREIGN}")
         data = os.pread(descriptor, place.length, place.offset)
     finally:
         os.close(descriptor)
-    if len(data) < place.length:
-        raise UserError(f"{place}: the shard ends {place.length - len(data)} bytes early: {FOREIGN}")
     try:
-        members = ({**member, "__url__": str(place.path)} for member in tar_file_iterator(io.BytesIO(data)))
-        samples = list(group_by_keys(members))
-    except (tarfile.TarError, ValueError) as error:
+        samples = slice_samples(data)
+    except ValueError as error:
         raise UserError(f"{place}: not a sample of a tar ({error}): {FOREIGN}") from error
-    keys = [sample["__key__"] for sample in samples]
+    keys = [key for key, _ in samples]
     if keys != [place.key]:
         raise UserError(f"{place}: holds {keys or 'nothing'}, the index says {place.key!r}: {FOREIGN}")
-    missing = [field for field in fields if field not in samples[0]]
+    found = samples[0][1]
+    missing = [field for field in fields if field not in found]
     if missing:
         raise UserError(f"{place}: sample {place.key} lacks {', '.join(missing)}: {FOREIGN}")
-    return {field: data for field, data in samples[0].items() if isinstance(data, bytes)}
+    return found
 
 
 def read_clip(place: Place) -> tuple[ClipMeta, bytes]:
@@ -95,6 +95,27 @@ class Guidance:
     entries: int  # E
     members: dict[str, bytes]
 
+    def stored(self, entries: int | None = None) -> NDArray[np.uint8]:
+        """The stored maps, uint8 [E, F, H, W]. Errors: UserError when they are not that."""
+        maps = self.array("scores.npy", entries)
+        frames = -(-self.meta.frames // self.meta.frame_stride)
+        if maps.dtype != np.uint8 or maps.ndim != 4 or maps.shape[1] != frames or 0 in maps.shape:
+            raise UserError(
+                f"{self.place}: scores.npy of {self.place.key} is {maps.dtype} {maps.shape}, not uint8 with {frames} "
+                f"scored frames and a grid: {FOREIGN}"
+            )
+        return maps
+
+    def texts(self) -> NDArray[np.float32]:
+        """The captions' embeddings, float32 [E, D]. Errors: UserError when they are not that, or not finite."""
+        texts = self.array("text.npy")
+        if texts.dtype.kind != "f" or texts.ndim != 2 or not np.isfinite(texts).all():
+            raise UserError(
+                f"{self.place}: text.npy of {self.place.key} is {texts.dtype} {texts.shape}, not embeddings that are "
+                f"finite: {FOREIGN}"
+            )
+        return texts.astype(np.float32)
+
     def array(self, field: str, entries: int | None = None) -> Array:
         """One of its arrays, with an entry each. Errors: UserError when it is not that."""
         expected = self.entries if entries is None else entries
@@ -112,12 +133,12 @@ class Guidance:
 
     def scores(self, entry: int, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
         """A score for every token of a clip: float64 [T', h, w], in steps of the stored map."""
-        stored_FHW, meta = self.array("scores.npy")[entry], self.meta
+        stored_FHW, meta = self.stored()[entry], self.meta
         return clip_scores(stored_FHW, frames_T, crop, frame_stride=meta.frame_stride, grid=grid, points=meta.points)
 
     def flow(self, frames_T: NDArray[np.int64], crop: Crop, grid: tuple[int, int, int]) -> Array:
         """The flow of a clip towards its middle frame, see train/data/clip_flow.py."""
-        stored_4FHW, meta = self.array("scores.npy", FLOW_MAPS), self.meta
+        stored_4FHW, meta = self.stored(FLOW_MAPS), self.meta
         return clip_flow(
             stored_4FHW, meta.scale, meta.offset, frames_T, crop, frame_stride=meta.frame_stride, grid=grid
         )

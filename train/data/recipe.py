@@ -27,6 +27,7 @@ from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = NDArray[np.uint8]
 ASPECT = (3 / 4, 4 / 3)  # of the random resized crop
+GROUP = 8  # videos that share one draw of mixup or cutmix; even, for pairs are mixed
 
 
 @contextmanager
@@ -98,7 +99,10 @@ def erase(clip_THWC: Tensor, probability: float, rng: np.random.Generator) -> Te
 
 @dataclass(frozen=True)
 class Mixing:
-    """timm's mixup and cutmix of one micro-batch, "batch" mode: one share, one rectangle, half of the time each."""
+    """timm's mixup and cutmix, "batch" mode: one share, one rectangle, for each group of GROUP videos of a micro-batch.
+
+    VideoMAE draws once on each GPU, for its 8 videos. Groups of a fixed size are the same on any number of processes.
+    """
 
     mixup: float  # alpha; 0: off
     cutmix: float  # alpha; 0: off
@@ -109,16 +113,29 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
     def __call__(
-        self, clip_BTHWC: Tensor, label_B: Tensor, *, repeats: int, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
+        self, clip_BTHWC: Tensor, label_B: Tensor, *, repeats: int, draw: Callable[[int], np.random.Generator],
+        first: int = 0,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mixed clips, and shares of classes float32 [B, K], rows in another order than they came.
 
         clip_BTHWC: float32; the `repeats` clips of a video follow one another. Clips of two videos that
         follow one another are mixed, so that it does not matter among how many processes a batch is
-        shared; there must be an even number of videos.
+        shared; there must be an even number of videos. draw: of a group, by its number; first: the number of the
+        first of these videos in the micro-batch of all processes.
         """
         if not self.on:
             return clip_BTHWC, torch.nn.functional.one_hot(label_B, self.classes).float()
+        videos = first + np.arange(len(clip_BTHWC) // repeats)
+        sizes = np.unique(videos // GROUP, return_counts=True)
+        parts = [clip_BTHWC.split([int(size) * repeats for size in sizes[1]]),
+                 label_B.split([int(size) * repeats for size in sizes[1]])]  # fmt: skip
+        mixed = [self._group(clips, labels, repeats, draw(int(number)))
+                 for number, clips, labels in zip(sizes[0], *parts, strict=True)]  # fmt: skip
+        return torch.cat([clips for clips, _ in mixed]), torch.cat([shares for _, shares in mixed])
+
+    def _group(
+        self, clip_BTHWC: Tensor, label_B: Tensor, repeats: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         frames, channels = clip_BTHWC.shape[1], clip_BTHWC.shape[-1]
         rows = torch.arange(len(clip_BTHWC), device=clip_BTHWC.device).unflatten(0, (-1, 2, repeats))
         order = torch.cat((rows[:, 0].flatten(), rows[:, 1].flatten().flip(0)))  # timm mixes i with B - 1 - i

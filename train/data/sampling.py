@@ -121,8 +121,8 @@ def random_frames(total: int, *, frames: int, stride: int, rng: np.random.Genera
     """Frame numbers of a training clip, int64 [frames], every `stride`-th from a random start.
 
     VideoMAE's window of frames * stride frames, its start uniform over all that fit. A video that is
-    shorter than the window starts at 0, and numbers beyond its end become the last frame: the last
-    frame is repeated, the video is never dropped.
+    shorter than the window starts at 0 and is never dropped: as VideoMAE does, the last frame on stride is repeated
+    (44, 48, 48 of 50 frames).
     """
     return _clamped(total, int(rng.integers(max(total - frames * stride, 0) + 1)), frames, stride)
 
@@ -140,4 +140,5 @@ def spread_frames(total: int, *, frames: int, stride: int, views: int) -> list[I
 def _clamped(total: int, start: int, frames: int, stride: int) -> Ints:
     if total < 1:
         raise ValueError(f"a video of {total} frames has no clip")
-    return np.minimum(start + stride * np.arange(frames, dtype=np.int64), total - 1)
+    steps = np.minimum(np.arange(frames, dtype=np.int64), (total - 1 - start) // stride)
+    return start + stride * steps

@@ -10,18 +10,19 @@ column), V visible ones, M predicted ones; D width of a text embedding.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.shards import ClipMeta, npy_array
 from train.data.augment import Crop, multi_scale_crop, resize_crop
+from train.data.loading import clip_bytes, loaded
 from train.data.reading import Guidance, decode, read_clip, read_guidance, read_members
 from train.data.sampling import Address, BatchPlan, digest64, generator, random_frames
 from train.data.videos import Videos
@@ -104,7 +105,7 @@ class ClipDataset(Dataset["list[Sample] | Failure"]):
         )
         text_D, caption_id = None, 0
         if text is not None:
-            text_D = torch.from_numpy(text.array("text.npy")[caption].astype(np.float32))
+            text_D = torch.from_numpy(text.texts()[caption])
             caption_id = digest64(text.meta.captions[caption]) if text.meta.captions else 0
 
         samples = []
@@ -202,11 +203,8 @@ def collate(videos: list[list[Sample] | Failure]) -> Batch | Failure:
 
 def stream(dataset: ClipDataset, plan: BatchPlan, *, workers: int, pin: bool) -> Iterator[Batch]:
     """The micro-batches of a plan, in order, for any number of workers. Errors: UserError, see ClipDataset."""
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_sampler=plan, collate_fn=collate, num_workers=workers, pin_memory=pin,
-        generator=torch.Generator(),  # of its workers' seeds, which nothing uses: the global one stays untouched
-    )  # fmt: skip
-    for batch in loader:
+    size = plan.clips_per_rank * clip_bytes(dataset.experiment.clip)
+    for batch in loaded(dataset, plan, collate=collate, workers=workers, pin=pin, batch_bytes=size):
         if isinstance(batch, Failure):
             raise UserError(batch.message)
         yield batch

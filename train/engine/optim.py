@@ -15,7 +15,8 @@ from torch import nn
 
 
 def scaled_lr(base: float, global_batch: int) -> float:
-    """The linear scaling rule, lr = base * B / 256; B clips over all ranks, repeats not counted."""
+    """The linear scaling rule, lr = base * B / 256; B is batch_size over all ranks, which in pretraining counts clips,
+    repeats included, and in fine-tuning videos (docs/masks.md)."""
     return base * global_batch / 256
 
 

@@ -9,17 +9,16 @@ Shape suffixes: S videos, B clips, T frames, H rows, W columns, C channels; P pr
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from schemas.foreign import shown
 from schemas.progress import Progress, console
 from train.data.classes import Classes
+from train.data.loading import clip_bytes, loaded
 from train.data.stream import Failure
 from train.data.views import ViewsDataset
 from train.engine.distributed import Ranks
@@ -44,16 +43,15 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
     together = max(AT_ONCE // dataset.views, 1)
     groups = [list(range(first, min(first + together, len(dataset)))) for first in range(0, len(dataset), together)]
     mine = groups[ranks.rank :: ranks.world]
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_sampler=mine, collate_fn=list, num_workers=workers,
-        pin_memory=ranks.device.type == "cuda", generator=torch.Generator(),
-    )  # fmt: skip
+    size = together * dataset.views * clip_bytes(dataset.experiment.clip)
+    pin = ranks.device.type == "cuda"
+    batches = loaded(dataset, mine, collate=list, workers=workers, pin=pin, batch_bytes=size)
     # Filled by one process each and 0 elsewhere, so that their sum over processes is exact.
     probability_SP = torch.zeros(len(dataset), classes.outputs, device=ranks.device)
     read_S = torch.zeros(len(dataset), dtype=torch.int32, device=ranks.device)
     model.eval()
     with torch.inference_mode(), Progress("test", len(dataset), hidden=not ranks.main) as progress:
-        for rows, samples in zip(mine, loader, strict=True):
+        for rows, samples in zip(mine, batches, strict=True):
             views: list[Tensor] = []
             read: list[int] = []
             for row, sample in zip(rows, samples, strict=True):

@@ -10,20 +10,21 @@ C channels, D width.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from schemas.atomic import replacing
 from schemas.config import Clip, Frozen
 from schemas.errors import UserError
 from schemas.foreign import shown
 from schemas.progress import Progress, console
+from train.data.loading import clip_bytes, loaded
 from train.data.sampling import digest64
 from train.data.stream import Failure
 from train.data.videos import Videos
@@ -68,14 +69,14 @@ def extract(
     """Videos that cannot be read are named on stderr, with the reason, and left out."""
     encoder, together = encoder.to(device).eval(), dataset.options.batch_size
     views = dataset.options.views * dataset.options.spatial_views
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=max(together // views, 1), num_workers=workers, collate_fn=list,
-        pin_memory=device.type == "cuda", generator=torch.Generator(),
-    )  # fmt: skip
+    size = max(together // views, 1)  # videos
+    places = [list(range(first, min(first + size, len(dataset)))) for first in range(0, len(dataset), size)]
+    batches = loaded(dataset, places, collate=list, workers=workers, pin=device.type == "cuda",
+                     batch_bytes=size * views * clip_bytes(dataset.clip))  # fmt: skip
     found = np.zeros((len(dataset), encoder.config.dim), np.float32)
     read_S = np.zeros(len(dataset), bool)
     with torch.inference_mode(), Progress(title, len(dataset)) as progress:
-        for samples in loader:
+        for samples in batches:
             rows = []
             for row, sample in enumerate(samples, start=progress.done):
                 if isinstance(sample, Failure):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from schemas.errors import UserError
 from train.data.labelled import dense_frames, segment_frames
-from train.data.recipe import Mixing, augment_frames, drawing, erase, rand_augment, resized_crop, smoothed
+from train.data.recipe import GROUP, Mixing, augment_frames, drawing, erase, rand_augment, resized_crop, smoothed
 from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
 
 NOTATION = "rand-m7-n4-mstd0.5-inc1"
@@ -138,7 +138,7 @@ def test_a_pair_is_mixed_as_by_timm(mixup: float, cutmix: float) -> None:
         theirs, target = mixed_by_timm(
             x, label, Mixup(mixup, cutmix, label_smoothing=0.1, num_classes=7), seed
         )  # fmt: skip
-        ours, shares = Mixing(mixup, cutmix, 7)(x, label, repeats=1, rng=rng(seed))
+        ours, shares = Mixing(mixup, cutmix, 7)(x, label, repeats=1, draw=lambda group, seed=seed: rng(seed))
         assert torch.equal(ours, theirs) and not torch.equal(ours, x)
         torch.testing.assert_close(smoothed(shares, 0.1), target)
         logits = torch.from_numpy(rng(seed).normal(size=(2, 7)).astype(np.float32))
@@ -148,22 +148,32 @@ def test_a_pair_is_mixed_as_by_timm(mixup: float, cutmix: float) -> None:
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_pairs_do_not_depend_on_how_a_batch_is_shared(repeats: int) -> None:
-    """The clips of two processes, of two videos each, are those of one process with all four."""
-    x = torch.from_numpy(rng().normal(size=(4 * repeats, 2, 8, 8, 3)).astype(np.float32))
-    label, mix = torch.arange(4).repeat_interleave(repeats), Mixing(0.8, 1.0, 4)
-    for seed in range(6):
-        whole, shares = mix(x, label, repeats=repeats, rng=rng(seed))
-        half = 2 * repeats
-        parts = [mix(x[s], label[s], repeats=repeats, rng=rng(seed)) for s in (slice(half), slice(half, None))]
-        ours = {(clip.numpy().tobytes(), share.numpy().tobytes()) for clip, share in zip(whole, shares, strict=True)}
-        theirs = {(c.numpy().tobytes(), s.numpy().tobytes()) for part in parts for c, s in zip(*part, strict=True)}
-        assert ours == theirs and len(ours) == 4 * repeats
-        assert all({0, 1} >= set(share.nonzero()[:, 0].tolist()) or share[:2].sum() == 0 for share in shares)
+@pytest.mark.parametrize("shares", [(10, 10), (4, 6, 10), (2,) * 10])
+def test_mixing_does_not_depend_on_how_a_batch_is_shared(repeats: int, shares: tuple[int, ...]) -> None:
+    """The clips of several processes, of an even number of videos each, are those of one process with all 20."""
+    x = torch.from_numpy(rng().normal(size=(20 * repeats, 2, 8, 8, 3)).astype(np.float32))
+    label, mix = torch.arange(20).repeat_interleave(repeats), Mixing(0.8, 1.0, 20)
+
+    def mixed(first: int, videos: int) -> set[tuple[bytes, bytes]]:
+        part = slice(first * repeats, (first + videos) * repeats)
+        clips, classes = mix(x[part], label[part], repeats=repeats, draw=rng, first=first)
+        return {(clip.numpy().tobytes(), row.numpy().tobytes()) for clip, row in zip(clips, classes, strict=True)}
+
+    starts = np.cumsum((0, *shares))[:-1].tolist()
+    whole, parts = mixed(0, 20), [mixed(*each) for each in zip(starts, shares, strict=True)]
+    assert set().union(*parts) == whole and len(whole) == 20 * repeats
+
+
+def test_each_group_of_videos_has_a_draw_of_its_own() -> None:
+    """Else the share of the dominant label would be one number for an update."""
+    x, label = torch.zeros(64, 2, 8, 8, 3), torch.arange(64)
+    _, classes = Mixing(0.8, 0.0, 64)(x, label, repeats=1, draw=rng)
+    dominant = classes.max(1).values.unflatten(0, (-1, GROUP))
+    assert (dominant == dominant[:, :1]).all() and len(dominant[:, 0].unique()) == 64 // GROUP
 
 
 def test_without_mixing_labels_are_whole() -> None:
     x, label = torch.zeros(3, 2, 8, 8, 3), torch.tensor([2, 0, 2])
-    ours, shares = Mixing(0, 0, 3)(x, label, repeats=1, rng=rng())
+    ours, shares = Mixing(0, 0, 3)(x, label, repeats=1, draw=lambda group: rng())
     assert ours is x and torch.equal(shares, F.one_hot(label, 3).float())
     torch.testing.assert_close(smoothed(shares, 0.3)[:1], mixup_target(label[:1], 3, smoothing=0.3))

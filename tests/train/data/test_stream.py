@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from itertools import chain, islice
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.shards import npy_bytes
 from schemas.stage import required_record, write_record
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table, table, write_table
+from schemas.tar_sample import slice_samples
 from schemas.workspace import Workspace
-from tests.train.conftest import write_sidecar
+from tests.train.conftest import write_sidecar, write_tar
 from train.data.augment import multi_scale_crop
 from train.data.reading import decode, read_clip, read_guidance
 from train.data.sampling import BatchPlan, digest64, epoch_order, generator, random_frames, spread_frames
@@ -98,13 +101,18 @@ def test_too_few_videos_and_batches_that_cannot_be_cut() -> None:
 
 
 @given(st.integers(1, 80), st.integers(1, 16), st.integers(1, 5), st.integers(0, 99))
-def test_frames_are_evenly_spaced_and_clamped_to_the_last(total: int, frames: int, stride: int, seed: int) -> None:
+def test_frames_are_evenly_spaced_and_stay_on_stride(total: int, frames: int, stride: int, seed: int) -> None:
     chosen = random_frames(total, frames=frames, stride=stride, rng=np.random.default_rng(seed))
     assert chosen.shape == (frames,) and chosen[0] >= 0 and chosen[-1] < total
     if total >= frames * stride:
         assert set(np.diff(chosen)) <= {stride}
     else:
-        assert np.array_equal(chosen, np.minimum(np.arange(frames) * stride, total - 1))
+        on_stride = list(range(0, total, stride))[:frames]  # then the last of them again and again, as VideoMAE does
+        assert chosen.tolist() == on_stride + on_stride[-1:] * (frames - len(on_stride))
+
+
+def test_the_last_frame_on_stride_is_repeated() -> None:
+    assert random_frames(50, frames=15, stride=4, rng=np.random.default_rng(0))[-4:].tolist() == [44, 48, 48, 48]
 
 
 def test_views_are_spread() -> None:
@@ -256,6 +264,51 @@ def test_scores_that_are_no_array_or_another_are_named(small: Small, workspace: 
         shard.write_bytes(shard.read_bytes().replace(b"NUMPY", b"XXXXX"))
     with pytest.raises(UserError, match="scores.npy of .* is not an array"):
         batches(small())
+
+
+FOREIGN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what is wrong -> changes of the json, of the arrays
+    "a stride below 1": ({"frame_stride": -4}, {}),
+    "a stride without end": ({"frame_stride": 10**30}, {}),
+    "too few scored frames": ({}, {"scores.npy": np.zeros((2, 3, 8, 12), np.uint8)}),
+    "scores that are no bytes": ({}, {"scores.npy": np.zeros((2, 10, 8, 12), np.float64)}),
+    "scores without a grid": ({}, {"scores.npy": np.zeros((2, 10, 0, 12), np.uint8)}),
+    "a scale that is not finite": ({"scale": [float("nan"), 1.0]}, {}),
+    "embeddings that are not finite": ({}, {"text.npy": np.full((2, 12), np.nan, np.float16)}),
+    "embeddings that are numbers of another kind": ({}, {"text.npy": np.zeros((2, 12), np.int64)}),
+}
+
+
+@pytest.mark.parametrize("wrong", FOREIGN)
+def test_a_foreign_guide_is_not_believed(small: Small, workspace: Workspace, wrong: str) -> None:
+    changes, arrays = FOREIGN[wrong]
+    folder, rows = workspace.guide("text-blip2"), []
+    for path in sorted(folder.glob("*.tar")):
+        samples = []
+        for key, fields in slice_samples(path.read_bytes()):
+            meta = json.loads(fields["json"])
+            if meta["missing"] is None and meta["frames"] == 20:
+                fields |= {"json": json.dumps(meta | changes).encode()}
+                fields |= {name: npy_bytes(array) for name, array in arrays.items()}
+            samples.append({"__key__": key, **fields})
+        spans = write_tar(path, samples)
+        rows += [(key, *span) for key, span in spans.items()]
+    table = read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist()
+    placed = [{**row, "offset": offset, "length": length}
+              for row, (_, offset, length) in zip(table, rows, strict=True)]  # fmt: skip
+    write_table(folder / "index.parquet", placed, GUIDE_INDEX)
+    with pytest.raises(UserError, match=r"guides/text-blip2/0000\d\d\.tar at byte \d+"):
+        batches(small(objective={"contrastive": 1.0}))
+
+
+@pytest.mark.parametrize("change", [{"offset": -512}, {"length": 2**40}, {"length": -1}])
+def test_an_index_that_lies_is_refused_before_it_takes_memory(
+    small: Small, workspace: Workspace, change: dict[str, int]
+) -> None:
+    path = workspace.clips / "index.parquet"
+    rows = read_table(path, CLIP_INDEX).to_pylist()
+    write_table(path, [{**row, **change} for row in rows], CLIP_INDEX)
+    with pytest.raises(UserError, match="the shard ends"):
+        batches(small(mask={"kind": "tube"}, guide="none"))
 
 
 @pytest.mark.parametrize(
