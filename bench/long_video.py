@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,7 +76,8 @@ def measure(folder: Path, frame_stride: int) -> dict[str, object]:
     found: dict[str, object] = {"index_mb": peak()}
 
     began = time.perf_counter()
-    *_, sharded = ShardWorker(clips, folder / "data", experiment.shard).run(Unit(0, rows))
+    sharder = ShardWorker(clips, folder / "data", experiment.shard)
+    *_, sharded = sharder.run(Unit(0, rows))
     assert isinstance(sharded, ShardResult) and not sharded.failures, sharded
     found |= {"frames": sharded.rows[0]["frames"], "shard_mb": peak(), "shard_s": round(time.perf_counter() - began)}
     began, own = time.perf_counter(), recipe(experiment)
@@ -85,9 +88,10 @@ def measure(folder: Path, frame_stride: int) -> dict[str, object]:
 
 
 def peak() -> int:
-    """Of this process: what its parents had used before is not in it, as it is in ru_maxrss."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) // 1024
+    """Of this process or one that it has started: what its parents had used before is not in it, as in ru_maxrss."""
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    states = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in processes]
+    return max(int(line.split()[1]) // 1024 for state in states for line in state if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

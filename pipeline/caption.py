@@ -15,13 +15,14 @@ from pipeline.captioners import (
     RowCaptioner,
     Said,
     SamplingCaptioner,
-    keyframe_indices,
     make_captioner,
     seed_of,
 )
 from pipeline.captioners.cleaning import cleaned
 from pipeline.captioners.environment import lavis_environment
-from pipeline.media.decoding import read_placed
+from pipeline.media.keyframes import Wanted, placed_keyframes
+from pipeline.media.processes import Isolated
+from pipeline.media.video import TIME_LIMIT, as_video_error
 from pipeline.runtime.job import Job
 from pipeline.runtime.prefetch import map_ahead
 from pipeline.runtime.stage_build import build
@@ -30,11 +31,18 @@ from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
+from schemas.foreign import is_utf8, shown
 from schemas.stage import StageRecord, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
 STAGE = "caption"
+
+
+class BadCaption(ValueError):
+    """A text that no table can hold."""
+
+
 TABLE = "captions.parquet"
 CHANGED = "changes.parquet"
 WAITING = 8  # batches' worth of frames that may wait for others of their size
@@ -72,8 +80,10 @@ class RowWorker:
             video = Video(row, 0)
             try:
                 video.said = self._captioner.describe(row)
-            except ValueError as error:
-                video.error = error
+            except UserError:
+                raise
+            except Exception as error:  # becomes the video's failure, with its reason
+                video.error = error if isinstance(error, ValueError) else as_video_error(error)
             videos.append(video)
             yield 1
         yield _result(unit.shard, videos, {}, self._clean)
@@ -86,8 +96,10 @@ class CaptionWorker:
     size together, so that a batch is resized in one go.
     """
 
-    def __init__(self, captioner: FrameCaptioner, data: Path, options: Caption) -> None:
+    def __init__(self, captioner: FrameCaptioner, data: Path, options: Caption, memory: int = 0) -> None:
+        """A video may take `memory` bytes; 0: what there is."""
         self._captioner, self._data, self._options = captioner, data, options
+        self._placed = Isolated(placed_keyframes, time_limit=2 * TIME_LIMIT, memory=memory)
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         clock = {"read": 0.0, "compute": 0.0}  # seconds waited for frames, and for the model
@@ -123,13 +135,8 @@ class CaptionWorker:
         """(index, seconds, pixels) of each keyframe, placed among the frames that there really are."""
         options, start = self._options, row["start"] or 0.0
         seed = seed_of(options.seed, row["video_id"]) if options.placing == "random" else None
-        found = read_placed(
-            self._data / row["path"],
-            lambda count: keyframe_indices(count, options.keyframes, seed),
-            expected=segment_frames(row),
-            start=row["start"],
-            end=row["end"],
-        )
+        path = self._data / row["path"]
+        found = self._placed.run(Wanted(path, options.keyframes, seed, segment_frames(row), row["start"], row["end"]))
         return [
             (frame.index, start + frame.index / row["fps"] if frame.time is None else frame.time, frame.pixels)
             for frame in found
@@ -178,6 +185,8 @@ def _result(shard: int, videos: list[Video], clock: dict[str, float], clean: Cle
         about = {"key": video.row["key"], "video_id": video.row["video_id"]}
         kept: list[Said] = []
         mended: list[Row] = []
+        if odd := [said.text for said in video.said if not is_utf8(said.text)]:
+            video.error, video.said = BadCaption(f"a caption is not UTF-8: {shown(odd[0])}"), []
         for said in video.said:
             before = " ".join(said.text.split())
             after, steps = cleaned(before, clean) if clean.enabled else (before, [])
@@ -202,9 +211,9 @@ def _nothing(mended: list[Row]) -> str:
     return f"no caption: cleaning left nothing of {mended[0]['before']!r}"
 
 
-def make_worker(source: str, caption: Caption, data: Path) -> CaptionWorker:
+def make_worker(source: str, caption: Caption, data: Path, memory: int) -> CaptionWorker:
     """Called where the work is done: it loads the model."""
-    return CaptionWorker(make_captioner(source, caption), data, caption)
+    return CaptionWorker(make_captioner(source, caption), data, caption, memory)
 
 
 def caption_units(manifest: list[Row], size: int) -> list[Unit]:
@@ -228,12 +237,15 @@ def run_caption(experiment: Experiment) -> StageRecord:
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
     source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
     rows = row_source(experiment, manifest)
+    memory = experiment.ray.decoder_bytes
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
     lavis = source == "lavis"
     job = Job(
         spec=spec,
         units=caption_units(manifest, caption.videos_per_shard),
-        worker=lambda _: make_worker(source, caption, data) if rows is None else RowWorker(rows.captioner, clean),
+        worker=lambda _: (
+            make_worker(source, caption, data, memory) if rows is None else RowWorker(rows.captioner, clean)
+        ),
         schema=CAPTIONS,
         table=TABLE,
         tools=["av"] if lavis else ["transformers", "torch", "av"],

@@ -31,6 +31,7 @@ from pipeline.sidecar import SidecarWorker
 from pipeline.stage_specs import features_spec
 from schemas.atomic import sha256_file, write_bytes
 from schemas.config import Experiment, Text
+from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes
 from schemas.stage import StageRecord
 from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
@@ -90,7 +91,13 @@ class FeaturesWorker(SidecarWorker):
                 frames += [frame for number, frame in enumerate(chunk, done) if number in wanted]
                 done += len(chunk)
             else:
-                yield self._embed(np.stack(frames))
+                try:
+                    embedded = self._embed(np.stack(frames))
+                except UserError:
+                    raise
+                except Exception:  # its turn comes, and it is named then
+                    continue
+                yield embedded
                 found += 1
             if found == VIDEOS:
                 return

@@ -29,6 +29,7 @@ from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
@@ -67,7 +68,7 @@ def run_index(experiment: Experiment) -> StageRecord:
     if listing.extra:
         print(f"index: {len(listing.extra)} videos are in no list: see {spec.folder / EXTRA}", file=sys.stderr)
     if listing.ignored:
-        print(f"index: passed over {_counted(listing.ignored)}", file=sys.stderr)
+        print(shown(f"index: passed over {_counted(listing.ignored)}"), file=sys.stderr)
     if not listing.entries and not listing.failures:
         raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
     _take_once(listing)
@@ -85,7 +86,7 @@ def source_of(index: Index, root: Path) -> Source:
     """Where the format looks; `root` is index.data, resolved."""
     return Source(
         root, Path(index.list) if index.list else None, Path(index.annotations) if index.annotations else None,
-        index.split, index.val_participants,
+        index.split, index.val_participants, index.follow_links,
     )  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def _written(spec: StageSpec, folder: Path, listing: Listing, facts: dict[str, R
         raise UserError(f"index: none of {len(failures)} videos in {spec.info['data']} can be used. {_first(reasons)}")
     write_table(folder / TABLE, rows, MANIFEST)
     write_table(folder / LOST_TABLE, sorted(listing.lost, key=itemgetter("video_id")), LOST)
-    write_json(folder / CLASSES, {"classes": class_names(rows, listing), "groups": listing.groups})
+    write_json(folder / CLASSES, {"classes": class_names(listing), "groups": listing.groups})
     write_bytes(folder / EXTRA, "".join(f"{path}\n" for path in listing.extra).encode())
     files = ("failures.parquet", TABLE, LOST_TABLE, CLASSES, EXTRA)
     return StageRecord(
@@ -228,11 +229,12 @@ def _written(spec: StageSpec, folder: Path, listing: Listing, facts: dict[str, R
     )
 
 
-def class_names(rows: list[Row], listing: Listing) -> list[str]:
+def class_names(listing: Listing) -> list[str]:
     """By label: the dataset's own names, else those of the videos' labels, else the numbers."""
     if listing.classes:
         return listing.classes
-    names = {row["label"]: row["label_text"] for row in rows if row["label"] is not None}
+    names = {entry.label: entry.label_text for entry in listing.entries if entry.label is not None}
+    names |= {row["label"]: names.get(row["label"]) for row in listing.lost}
     return [names.get(number) or str(number) for number in range(max(names, default=-1) + 1)]
 
 

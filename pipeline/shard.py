@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.media.decoding import decode
-from pipeline.media.encoding import Encoded, encode, scaled_size
-from pipeline.media.video import TruncatedVideo, VideoError
+from pipeline.media.encoding import Encoded, Source, reencoded, scaled_size
+from pipeline.media.missing import Loss
+from pipeline.media.processes import Isolated
+from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard
@@ -26,17 +27,14 @@ STAGE = "shard"
 TABLE = "index.parquet"
 TIME_LIMIT = 1800.0  # seconds to re-encode one video
 
-# Decoders pass over damage without a word. Hidden frames (VP8's) explain some that the demuxer counts and
-# nobody sees, never a fifth of them.
-SHOWN = 0.8
-
 
 class ShardWorker:
     """Writes one tar a unit: KEY.json (ClipMeta) and KEY.mp4 a video."""
 
-    def __init__(self, folder: Path, data: Path, options: Shard) -> None:
-        """`folder` takes the tars, `data` is the root of the manifest's paths."""
+    def __init__(self, folder: Path, data: Path, options: Shard, memory: int = 0) -> None:
+        """`folder` takes the tars, `data` is the root of the manifest's paths; a video may take `memory` bytes."""
         self._folder, self._data, self._options = folder, data, options
+        self._reencoded = Isolated(reencoded, time_limit=2 * TIME_LIMIT, memory=memory)
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         path = self._folder / shard_name(unit.shard)
@@ -47,14 +45,14 @@ class ShardWorker:
             for row in unit.rows:
                 began = time.perf_counter()
                 try:
-                    clip = self._encode(row)
+                    clip, loss = self._encode(row)
                 except VideoError as error:
                     failures.append(failure(row["video_id"], STAGE, error))
                 else:
                     encoded = time.perf_counter()
                     clock["compute"] += encoded - began
                     began = encoded
-                    meta = clip_meta(row, clip)
+                    meta = clip_meta(row, clip, loss)
                     fields = {"json": meta_bytes(meta), "mp4": clip.data}
                     offset, length = shard.add(row["key"], fields)
                     place = {"shard": unit.shard, "offset": offset, "length": length, "frames": clip.frames}
@@ -63,19 +61,15 @@ class ShardWorker:
                 yield 1
         yield ShardResult(unit.shard, rows, failures, {path.name: sha256_file(path)}, clock)
 
-    def _encode(self, row: Row) -> Encoded:
-        frames = decode(self._data / row["path"], row["start"], row["end"], time_limit=TIME_LIMIT)
-        clip = encode(frames, row["fps"], self._options)
-        whole = row["start"] is None and row["end"] is None
-        if whole and clip.frames < SHOWN * row["frames"]:
-            raise TruncatedVideo(f"only {clip.frames} of {row['frames']} frames can be decoded")
-        return clip
+    def _encode(self, row: Row) -> tuple[Encoded, Loss]:
+        path = self._data / row["path"]
+        return self._reencoded.run(Source(path, row["start"], row["end"], row["fps"], self._options, TIME_LIMIT))
 
 
 _KEPT = ("key", "video_id", "label", "label_text", "split")
 
 
-def clip_meta(row: Row, clip: Encoded) -> ClipMeta:
+def clip_meta(row: Row, clip: Encoded, loss: Loss) -> ClipMeta:
     return ClipMeta(
         video_id=row["video_id"],
         frames=clip.frames,
@@ -85,6 +79,8 @@ def clip_meta(row: Row, clip: Encoded) -> ClipMeta:
         label=row["label"],
         label_text=row["label_text"],
         split=row["split"],
+        lost=loss.missing,
+        corrupt=loss.corrupt,
     )
 
 
@@ -142,11 +138,11 @@ def run_shard(experiment: Experiment) -> StageRecord:
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    data, options = Path(index.info["data"]), experiment.shard
+    data, options, memory = Path(index.info["data"]), experiment.shard, experiment.ray.decoder_bytes
     job = Job(
         spec=shard_spec(experiment),
         units=plan_shards(manifest, options),
-        worker=lambda folder: ShardWorker(folder, data, options),
+        worker=lambda folder: ShardWorker(folder, data, options, memory),
         schema=CLIP_INDEX,
         table=TABLE,
         tools=["av", "webdataset"],

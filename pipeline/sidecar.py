@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.guides import Array, Reader
 from pipeline.guides.shard_captions import read_captions
-from pipeline.media.video import NoFrames, VideoError
+from pipeline.media.video import NoFrames, VideoError, as_video_error
 from pipeline.runtime.prefetch import read_ahead
 from pipeline.runtime.tars import new_shard, read_sample
 from pipeline.runtime.units import Row, ShardResult, Unit
@@ -105,8 +105,10 @@ class SidecarWorker:
                 try:
                     for chunk in self._read(self._content(sample), self._stride, row["frames"]):
                         yield row["key"], chunk
-                except VideoError as error:
-                    yield row["key"], error
+                except UserError:
+                    raise
+                except Exception as error:  # becomes the video's failure, with its reason
+                    yield row["key"], as_video_error(error)
 
     def _content(self, sample: Fields) -> bytes:
         if self._member not in sample:  # the stage that made `clips` had nothing for this video

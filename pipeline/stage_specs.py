@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity
 from schemas.atomic import sha256_file
-from schemas.config import Experiment, caption_source
+from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageSpec, required_record
 from schemas.workspace import Workspace
@@ -27,7 +27,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     data = Path(index.data)
     if not data.is_dir():
         raise UserError(f"index.data: {data} is not a folder")
-    inputs = {"files": _listing_digest(data)}
+    inputs = {"files": _listing_digest(data, follow=index.follow_links)}
     if index.format == "csv" and not index.list:
         raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
     if index.list:
@@ -36,7 +36,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
         if not Path(index.list).is_file():
             raise UserError(f"index.list: {index.list} is not a file")
         inputs["list"] = sha256_file(Path(index.list))
-    config: dict[str, Any] = {"format": index.format}
+    config: dict[str, Any] = {"format": index.format, **({"follow_links": True} if index.follow_links else {})}
     if index.annotations:
         if not Path(index.annotations).is_dir():
             raise UserError(f"index.annotations: {index.annotations} is not a folder")
@@ -85,9 +85,10 @@ def _part(workspace: Workspace, name: str, manifest: str) -> str:
 
 def shard_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
-    return StageSpec(
-        "shard", workspace.clips, experiment.shard.model_dump(mode="json"), {"manifest": _manifest(workspace)}
-    )
+    config = experiment.shard.model_dump(mode="json")
+    if experiment.shard.max_lost_frames == Shard().max_lost_frames:
+        del config["max_lost_frames"]  # clips made before there was the option are what they were
+    return StageSpec("shard", workspace.clips, config, {"manifest": _manifest(workspace)})
 
 
 def features_spec(experiment: Experiment) -> StageSpec:
@@ -122,13 +123,18 @@ def _manifest(workspace: Workspace) -> str:
     return required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}").output
 
 
-def _listing_digest(root: Path) -> str:
-    digest = hashlib.sha256()
-    for folder, subfolders, names in os.walk(root):
+def _listing_digest(root: Path, *, follow: bool = False) -> str:
+    digest, walked = hashlib.sha256(), set[str]()
+    for folder, subfolders, names in os.walk(root, followlinks=follow):
+        if follow and (real := os.path.realpath(folder)) in walked:
+            subfolders.clear()
+            continue
+        if follow:
+            walked.add(real)
         subfolders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            stat = os.stat(path, follow_symlinks=False)
+            stat = os.stat(path, follow_symlinks=follow and os.path.exists(path))
             digest.update(
                 f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
                     "utf-8", "surrogateescape"

@@ -15,11 +15,22 @@ import math
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from schemas.errors import UserError
 
 Array = np.ndarray[Any, Any]
+# Widths of a video that decord 0.6 cannot give, whatever the height: found by trying every even one up to 140.
+UNREADABLE_WIDTHS = frozenset({2, 4, 6, 8, 12, 16, 24, 48, 72})
 LEVELS = 255  # of a stored score: one byte
 MOST_STRIDE = 100_000  # frames between two scored ones
 
@@ -37,6 +48,13 @@ class ClipMeta(BaseModel):
     label: int | None
     label_text: str | None
     split: str
+    lost: int = 0  # frames that the source should have and does not give; left out where there are none
+    corrupt: int = 0  # frames that the decoder called corrupt; likewise
+
+    @model_serializer(mode="wrap")
+    def _brief(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = whole(self)
+        return {name: value for name, value in fields.items() if value or name not in ("lost", "corrupt")}
 
 
 class GuideMeta(BaseModel):

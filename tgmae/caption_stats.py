@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.shards import dequantize, guide_meta, npy_array
 from schemas.stage import StageRecord, required_record
 from schemas.tables import CAPTIONS, CHANGES, FAILURES, GUIDE_INDEX, read_table
@@ -64,7 +65,7 @@ def stats(workspace: Workspace, name: str | None = None) -> Iterator[str]:
 
 def _described(workspace: Workspace, found: CaptionSet) -> Iterator[str]:
     texts, videos, failed = found.all, len(found.texts), sum(found.failures.values())
-    yield f"{found.name}: {_settings(found.record)}"
+    yield shown(f"{found.name}: {_settings(found.record)}")
     share, each = videos / (videos + failed), len(texts) / videos
     yield _line(
         "coverage", f"{videos} of {videos + failed} videos ({share:.1%}), {len(texts)} captions, {each:.1f} a video"
@@ -130,8 +131,8 @@ def diff(workspace: Workspace, first: str, second: str) -> Iterator[str]:
     """What two sets have in common and where they differ. Raises UserError when one of them is not there."""
     a, b = load(workspace, first), load(workspace, second)
     both = sorted(a.texts.keys() & b.texts.keys())
-    yield f"{first}: {_settings(a.record)}"
-    yield f"{second}: {_settings(b.record)}"
+    yield shown(f"{first}: {_settings(a.record)}")
+    yield shown(f"{second}: {_settings(b.record)}")
     yield _line("videos", f"{len(both)} in both, {len(a.texts) - len(both)} only in {first}, "
                           f"{len(b.texts) - len(both)} only in {second}")  # fmt: skip
     if not both:
@@ -148,7 +149,7 @@ def diff(workspace: Workspace, first: str, second: str) -> Iterator[str]:
         yield _line(f"more in {name}", ", ".join(word for word in more if mine[word] > other.get(word, 0.0)) or "-")
     differing = [video for video in both if a.texts[video] != b.texts[video]]
     for video in _spread(differing, SHOWN):
-        yield video
+        yield shown(video)
         yield _line(first, " | ".join(a.texts[video]))
         yield _line(second, " | ".join(b.texts[video]))
 
@@ -162,7 +163,7 @@ def _settings(record: StageRecord) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:<12} {text}"
+    return f"  {shown(name):<12} {shown(text)}"
 
 
 def _words(texts: Sequence[str]) -> list[str]:

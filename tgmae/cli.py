@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from schemas.errors import user_error
+from schemas.foreign import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
 from tgmae.options import Address, Folder, Given, Set, quoted
@@ -36,10 +37,10 @@ class _Group(TyperGroup):
             typer.echo(f"interrupted; {KEPT}", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
-            shown = user_error(error)
-            if shown is None:
+            ours = user_error(error)
+            if ours is None:
                 raise
-            typer.echo(f"error: {shown}", err=True)
+            typer.echo(f"error: {shown_lines(ours)}", err=True)
             raise typer.Exit(2) from None
 
 
@@ -101,9 +102,9 @@ def run(
     experiment = Given(config, set or [], ray_address).experiment()
     if plan:
         for step in runner.plan(experiment):
-            typer.echo(str(step))
+            typer.echo(shown(step))
     else:
-        runner.run(experiment, typer.echo)
+        runner.run(experiment, lambda line: typer.echo(shown(line)))
 
 
 @app.command()
@@ -118,9 +119,9 @@ def sweep(
     from tgmae.sweep import sweep as run_all
 
     overrides = [*(set or []), *([f"ray.address={quoted(ray_address)}"] if ray_address else [])]
-    failed = run_all(experiments(configs, overrides, seeds), typer.echo)
+    failed = run_all(experiments(configs, overrides, seeds), lambda line: typer.echo(shown(line)))
     for problem in failed:
-        typer.echo(f"failed: {problem}", err=True)
+        typer.echo(f"failed: {shown(problem)}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -134,7 +135,7 @@ def table(
     from tgmae.result_tables import find_results, paper_tables, run_table
 
     results = find_results(folders)
-    typer.echo(paper_tables(results) if paper else run_table(results))
+    typer.echo(shown_lines(paper_tables(results) if paper else run_table(results)))
 
 
 @app.command()
@@ -147,7 +148,7 @@ def status(
     from tgmae.status import lines
 
     for line in lines(Workspace(workspace), failures=failures):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 captions = typer.Typer(cls=_Group, help="Describe and compare caption sets.", no_args_is_help=True)
@@ -164,7 +165,7 @@ def captions_stats(
     from tgmae.caption_stats import stats
 
     for line in stats(Workspace(workspace), set):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 @captions.command("diff")
@@ -178,7 +179,7 @@ def captions_diff(
     from tgmae.caption_stats import diff
 
     for line in diff(Workspace(workspace), first, second):
-        typer.echo(line)
+        typer.echo(shown(line))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from pipeline.runtime.ray_session import connected
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.toml import dump
 from schemas.workspace import Workspace
 
@@ -58,7 +59,7 @@ def train_on_ray(command: str, experiment: Experiment, *, rebuild: bool = False)
                 ours = _user_error(error)
                 if ours is not None:
                     raise ours from None
-                reason = " ".join(str(error).split())[-300:]
+                reason = shown(" ".join(str(error).split())[-300:])
                 print(f"{command}: a process on Ray died ({attempt + 1} of {experiment.ray.retries + 1}): {reason}",
                       file=sys.stderr)  # fmt: skip
             else:

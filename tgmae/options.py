@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from schemas.foreign import shown
+
 Folder = Annotated[Path, typer.Argument(help="The workspace.")]
 
 
@@ -49,7 +51,7 @@ class Given:
     def run(self, stage: str, experiment: Any) -> None:
         from tgmae.run import run_one
 
-        run_one(stage, experiment, typer.echo, rebuild=self.rebuild)
+        run_one(stage, experiment, lambda line: typer.echo(shown(line)), rebuild=self.rebuild)
 
 
 def quoted(value: Any) -> str:

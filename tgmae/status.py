@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.replacement import replacement_folder
 from schemas.stage import PARTS, StageRecord, damage, read_record
 from schemas.tables import FAILURES, read_table
@@ -87,6 +88,6 @@ def _failures(folder: Path, count: int) -> Iterator[str]:
         return
     rows = read_table(path, FAILURES).to_pylist()
     for row in rows[:count]:
-        yield f"{'':<24} failed: {row['video_id']}: {row['error']}: {row['message']}"
+        yield f"{'':<24} failed: {shown(row['video_id'])}: {row['error']}: {shown(row['message'])}"
     if len(rows) > count:
         yield f"{'':<24} ... and {len(rows) - count} more in {path}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from schemas.config import Experiment
 from schemas.errors import UserError, user_error
+from schemas.foreign import shown_lines
 from schemas.signals import end_with_parent, exit_on_sigterm
 from schemas.toml import load_experiment
 
@@ -63,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = load_experiment(options.config, options.overrides)
         COMMANDS[options.stage](experiment, options.rebuild)
     except (UserError, OSError) as error:
-        shown = user_error(error)
-        if shown is None:
+        ours = user_error(error)
+        if ours is None:
             raise
         rank = os.environ.get("RANK")
-        print(f"error{f' in process {rank}' if rank else ''}: {shown}", file=sys.stderr, flush=True)
+        print(f"error{f' in process {rank}' if rank else ''}: {shown_lines(ours)}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from schemas.atomic import write_bytes
+from schemas.foreign import shown
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between the pictures of a strip
@@ -46,13 +47,13 @@ def mask_picture(
             raise ValueError(
                 f"a grid of {grid.shape} does not divide a clip of {clip_THWC.shape[:3]} in {slices} slices"
             )
-    shown = np.unique(np.linspace(0, slices - 1, min(columns, slices)).round().astype(int))
-    frames = clip_THWC[shown * (len(clip_THWC) // slices)]
+    slots = np.unique(np.linspace(0, slices - 1, min(columns, slices)).round().astype(int))
+    frames = clip_THWC[slots * (len(clip_THWC) // slices)]
     rows = [frames]
     if scores_Thw is not None:
-        rows.append(heat(frames, scores_Thw[shown], low=float(scores_Thw.min()), high=float(scores_Thw.max())))
+        rows.append(heat(frames, scores_Thw[slots], low=float(scores_Thw.min()), high=float(scores_Thw.max())))
     if mask_Thw is not None:
-        rows.append(hide(frames, mask_Thw[shown]))
+        rows.append(hide(frames, mask_Thw[slots]))
     strip = np.concatenate([_beside(row) for row in rows])[:-GAP]
     return strip if not text else np.concatenate([_caption(text, strip.shape[1]), strip])
 
@@ -92,8 +93,8 @@ def loss_curve(
     canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
     for name, line in finite.items():
         x, y = zip(*sorted(line), strict=True) if line else ((), ())
-        axes.plot(x, y, label=name, marker="o" if len(line) == 1 else "", markersize=4)
-    axes.set(title=title, xlabel=x_name)
+        axes.plot(x, y, label=shown(name), marker="o" if len(line) == 1 else "", markersize=4)
+    axes.set(title=shown(title), xlabel=x_name)
     axes.grid(axis="y", alpha=0.4)
     if len(finite) > 1:
         axes.legend(frameon=False)
@@ -119,9 +120,12 @@ def _beside(frames_THWC: Pixels) -> Pixels:
     return np.asarray(np.concatenate(list(padded), axis=1)[:, :-GAP], np.uint8)
 
 
+def _drawn(text: str) -> str:
+    """What the font can draw of it: few letters beyond Latin, and on one line."""
+    return " ".join(shown(text).split()).encode("latin-1", "replace").decode("latin-1")
+
+
 def _caption(text: str, width: int) -> Pixels:
     image = Image.new("RGB", (width, 20), "white")
-    # The font knows few letters beyond Latin; captions are untrusted, and a line break would not fit.
-    shown = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
-    ImageDraw.Draw(image).text((2, 2), shown, fill="black", font=ImageFont.load_default(13))
+    ImageDraw.Draw(image).text((2, 2), _drawn(text), fill="black", font=ImageFont.load_default(13))
     return np.asarray(image)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from schemas.atomic import write_json
 from schemas.config import Experiment, Probe
+from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
@@ -72,7 +73,7 @@ def run_probe(experiment: Experiment) -> StageRecord:
     metrics |= {"chance": 1 / task.classes, "majority": task.majority}
     warnings = [*missing.warnings, *task.warnings(options), *_sweep_warnings(sweep, options)]
     for text in warnings:
-        print(f"probe: {text}", file=sys.stderr)
+        print(f"probe: {shown(text)}", file=sys.stderr)
     for suffix, method in METHODS.items():
         print(f"probe: {method}, top-1 {metrics[f'top1{suffix}']:.4f}", file=sys.stderr)
 

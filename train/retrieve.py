@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
@@ -92,7 +93,7 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
         told = text_recalls(judged, videos.where(chosen), features.features_SD[chosen], sidecar)
         metrics, counts, warnings = metrics | told.metrics, counts | told.counts, warnings + told.warnings
     for text in warnings:
-        print(f"retrieve: {text}", file=sys.stderr)
+        print(f"retrieve: {shown(text)}", file=sys.stderr)
     print("retrieve: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()), file=sys.stderr)
 
     seconds = time.perf_counter() - started

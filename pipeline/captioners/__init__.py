@@ -7,7 +7,6 @@ row of the manifest, so that nothing is decoded and no cluster is needed.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -97,16 +96,3 @@ def seed_of(seed: int, *names: object) -> int:
     """A number of 63 bits that depends on all of these and on nothing else."""
     text = "\0".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def keyframe_indices(frames: int, count: int, seed: int | None = None) -> list[int]:
-    """Which frames of a video (or segment) of `frames` frames are captioned, in order.
-
-    The midpoints of `count` equal parts (section 3.2), so that one keyframe is the centre frame; with a seed,
-    `count` different frames drawn at random. A video of fewer frames than `count` gives each of its frames once.
-    """
-    if frames < 1 or count < 1:
-        raise ValueError(f"{count} keyframes of {frames} frames: both must be at least 1")
-    if seed is not None:
-        return sorted(random.Random(seed).sample(range(frames), min(count, frames)))
-    return sorted({(2 * part + 1) * frames // (2 * count) for part in range(count)})

@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from schemas.atomic import write_json
 from schemas.config import Llm
 from schemas.errors import UserError
+from schemas.foreign import is_utf8, parsed_json
 
 REFUSAL = re.compile(
     r"(i['’]m |i am )?(very )?sorry\b|as an ai\b|i apologi[sz]e\b"
@@ -39,6 +43,13 @@ class Failed(Exception):
 
 class NotAnAnswer(Failed):
     """Something came back that is no answer of a model."""
+
+
+class Useless(Failed):
+    """The model has answered, and not what was asked: it may at once be asked again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, wait=0.0)
 
 
 class Reply(NamedTuple):
@@ -79,6 +90,8 @@ def tidy(text: str, options: Llm) -> str:
     plain = plain.strip().strip('"“”').strip()
     if not plain:
         raise Unusable("empty")
+    if not is_utf8(plain):
+        raise Unusable("not UTF-8")
     if REFUSAL.match(plain):
         raise Unusable("a refusal")
     if options.sentences:
@@ -139,7 +152,7 @@ class Cache:
 
     def read(self, question: Question) -> Reply | None:
         try:
-            kept = json.loads(self.path(question).read_bytes())
+            kept = parsed_json(self.path(question).read_bytes())
             return Reply(kept["text"], kept["asked"], kept["answered"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -157,25 +170,34 @@ def answer(question: Question, asker: Asker, cache: Cache, pace: Pace, options: 
     kept = cache.read(question)
     if kept is not None:
         return judged(question, kept, options)
-    fault: Failed | None = None
-    given: tuple[Reply, Answer] | None = None
-    for attempt in range(options.retries + 1):
+    replies: list[tuple[Reply, Answer]] = []
+    numbers = count()
+
+    def once() -> None:
         pace.wait()
-        try:
-            reply = asker.ask(question.prompt, question.sample, attempt)
-        except UserError as error:
-            pace.stop(error)
-            raise
-        except Failed as error:
-            fault = error
-            pace.pause(options.backoff * 2**attempt if error.wait is None else error.wait)
-            continue
-        given = reply, judged(question, reply, options)
-        if given[1].text:
-            break
-    if given is not None:
-        cache.write(question, given[0])
-        return given[1]
+        reply = asker.ask(question.prompt, question.sample, next(numbers))
+        replies.append((reply, judged(question, reply, options)))
+        if not replies[-1][1].text:
+            raise Useless("the answer is of no use")
+
+    attempts = Retrying(
+        stop=stop_after_attempt(options.retries + 1),
+        retry=retry_if_exception_type(Failed),
+        wait=_waits(options.backoff),
+        sleep=pace.pause,  # everyone's: it is the server that wants peace
+        reraise=True,
+    )
+    fault: Failed | None = None
+    try:
+        attempts(once)
+    except UserError as error:
+        pace.stop(error)
+        raise
+    except Failed as error:
+        fault = error
+    if replies:
+        cache.write(question, replies[-1][0])
+        return replies[-1][1]
     assert fault is not None
     if isinstance(fault, NotAnAnswer):  # not kept: it was not the model that spoke
         return Answer(question, fault=str(fault))
@@ -184,6 +206,18 @@ def answer(question: Question, asker: Asker, cache: Cache, pace: Pace, options: 
     )
     pace.stop(dead)
     raise dead
+
+
+def _waits(backoff: float) -> Callable[[RetryCallState], float]:
+    """Seconds before the next attempt: as long as the failure says, else twice as long each time."""
+    usual = wait_exponential(multiplier=backoff)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, Failed) else None
+        return usual(state) if asked is None else asked
+
+    return wait
 
 
 def judged(question: Question, reply: Reply, options: Llm) -> Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.captioners import Said
 from schemas.config import CaptionFile
 from schemas.errors import UserError
+from schemas.foreign import parsed_json
 
 Listed = dict[str, list[Said]]  # what is said, by the name that its source gives the video
 
@@ -82,7 +82,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parsed_json(line)
             except ValueError:
                 row = None
             yield f"line {number}", row if isinstance(row, dict) else {}

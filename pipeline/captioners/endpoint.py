@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
-import http.client
-import json
 import os
 import time
-import urllib.error
-import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
+
+import httpx
 
 from pipeline.captioners.answers import Failed, NotAnAnswer, Reply
 from schemas.config import Llm
 from schemas.errors import UserError
+from schemas.foreign import parsed_json
 
 OPENAI = "https://api.openai.com/v1"
 LARGEST = 1 << 20  # bytes of an answer
@@ -36,12 +35,16 @@ class Endpoint:
             )
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"{options.key_variable} holds characters that no key has")
-        self._url = urlsplit(f"{(base or OPENAI).rstrip('/')}/chat/completions")
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+        address = f"{(base or OPENAI).rstrip('/')}/chat/completions"
+        try:
+            self._url = httpx.URL(address)
+        except httpx.InvalidURL:
+            self._url = httpx.URL("")
+        if self._url.scheme not in ("http", "https") or not self._url.host:
             raise UserError(f"{options.url_variable} is not an http(s) address")
         self.identity: dict[str, Any] = {"model": options.model}
         self._options, self._key = options, key
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._tls = httpx.create_ssl_context()
 
     def ask(self, prompt: str, sample: int, attempt: int) -> Reply:
         """Raises Failed where another attempt may help, else UserError."""
@@ -51,25 +54,43 @@ class Endpoint:
             "temperature": self._options.temperature,
             "max_tokens": self._options.max_tokens,
         }
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "tgmae"}
+        try:
+            status, headers, body = asyncio.run(self._answered(question))
+        except asyncio.TimeoutError:
+            limit = self._options.deadline
+            raise Failed(
+                f"{self._url.host} has not answered in full within {limit:g} s (caption.llm.deadline)"
+            ) from None
+        except (httpx.HTTPError, OSError) as error:  # no connection, a time-out, a broken answer
+            raise Failed(f"{self._url.host} does not answer: {self._hidden(_reason(error))}") from None
+        text = self._hidden(body.decode("utf-8", "replace"))
+        if status != 200:
+            raise self._refused(status, headers, text)
+        if len(body) > LARGEST:
+            raise NotAnAnswer(f"an answer of more than {LARGEST} bytes")
+        return _reply(text)
+
+    async def _answered(self, question: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and at most LARGEST + 1 bytes of what comes back. Redirects would carry the key elsewhere."""
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tgmae"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url.geturl(), json.dumps(question).encode(), headers, method="POST")
-        try:
-            with self._opener.open(request, timeout=self._options.timeout) as response:
-                body = response.read(LARGEST + 1)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refused(error.code, error.headers, _body(error)) from None
-        except (OSError, http.client.HTTPException) as error:  # no connection, a time-out, a broken answer
-            reason = getattr(error, "reason", error)
-            raise Failed(
-                f"{self._url.hostname} does not answer: {self._hidden(str(reason)) or type(error).__name__}"
-            ) from None
-        return _reply(self._hidden(body.decode("utf-8", "replace")))
+        return await asyncio.wait_for(self._exchange(question, headers), self._options.deadline)
+
+    async def _exchange(self, question: dict[str, Any], headers: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+        body = b""
+        async with (
+            httpx.AsyncClient(verify=self._tls, timeout=self._options.timeout, follow_redirects=False) as client,
+            client.stream("POST", self._url, json=question, headers=headers) as response,
+        ):
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > LARGEST:
+                    break
+            return response.status_code, response.headers, body[: LARGEST + 1]
 
     def _refused(self, status: int, headers: Any, body: str) -> Exception:
-        said = f"{self._url.hostname} answers {status}: {self._hidden(_message(body))[:300]}"
+        said = f"{self._url.host} answers {status}: {self._hidden(_message(body))[:300]}"
         if status not in PASSING:
             return UserError(f"{said}. Check {self._options.url_variable}, {self._options.key_variable}, caption.llm")
         wait = retry_after(headers.get("Retry-After"), time.time())
@@ -79,13 +100,6 @@ class Endpoint:
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would carry the key to wherever a redirect leads."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -102,7 +116,7 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 def _reply(body: str) -> Reply:
     try:
-        answer = json.loads(body)
+        answer = parsed_json(body)
         choice = answer["choices"][0]
         text = choice["message"]["content"]
         usage = answer.get("usage") or {}
@@ -114,17 +128,20 @@ def _reply(body: str) -> Reply:
     return Reply(text or "", *counts)
 
 
-def _body(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(LARGEST).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return ""
+def _reason(error: Exception) -> str:
+    """What the system says at the bottom of it; else the library's words."""
+    deepest: BaseException = error
+    while deepest.__cause__ or deepest.__context__:
+        deepest = deepest.__cause__ or deepest.__context__ or deepest
+        if isinstance(deepest, OSError) and deepest.errno:
+            return os.strerror(deepest.errno)
+    return str(error) or type(error).__name__
 
 
 def _message(body: str) -> str:
     """What the server says of an error: OpenAI's error.message, else the body."""
     try:
-        said = json.loads(body)["error"]
+        said = parsed_json(body)["error"]
         return str(said["message"] if isinstance(said, dict) else said)
     except (ValueError, KeyError, TypeError):
         return " ".join(body.split())

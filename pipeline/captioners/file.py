@@ -13,6 +13,7 @@ from pipeline.captioners.subtitles import TIMED, read_timed
 from pipeline.runtime.units import Row
 from schemas.config import CaptionFile
 from schemas.errors import UserError
+from schemas.foreign import composed, shown
 
 SHOWN = 3  # names in a message
 
@@ -32,7 +33,10 @@ class FileCaptioner:
         """Reads everything, and reports on stderr what is missing and what is left over. Raises UserError."""
         self._options = options
         self._source = Path(options.path).name
-        self._listed, problems = _read(options)
+        listed, problems = _read(options)
+        self._listed: Listed = defaultdict(list)
+        for name, said in listed.items():
+            self._listed[composed(name)] += said
         self._paths: dict[str, set[str]] = defaultdict(set)  # name or stem -> the files that have it
         rows = list(manifest)
         for row in rows:
@@ -53,7 +57,7 @@ class FileCaptioner:
 
     def _name(self, row: Row) -> str | None:
         """The name under which the captions of a video are listed."""
-        exact = [name for name in (row["video_id"], row["path"]) if name in self._listed]
+        exact = [name for name in map(composed, (row["video_id"], row["path"])) if name in self._listed]
         loose = [name for name in _loose(row) if name in self._listed]
         if exact:
             return exact[0]
@@ -83,7 +87,7 @@ class FileCaptioner:
         said += [f"{len(missing)} have none ({_some(missing)})"] if missing else []
         said += [f"{len(strange)} names in it are no video of the manifest ({_some(strange)})"] if strange else []
         said += [f"{len(problems)} entries cannot be used ({_some(problems)})"] if problems else []
-        print(f"caption: {'; '.join(said)}", file=sys.stderr)
+        print(shown(f"caption: {'; '.join(said)}"), file=sys.stderr)
 
 
 def _read(options: CaptionFile) -> tuple[Listed, list[str]]:
@@ -95,7 +99,8 @@ def _read(options: CaptionFile) -> tuple[Listed, list[str]]:
 
 def _loose(row: Row) -> list[str]:
     path = PurePosixPath(row["path"])
-    return [path.as_posix()[: -len(path.suffix)] if path.suffix else path.as_posix(), path.name, path.stem]
+    names = [path.as_posix()[: -len(path.suffix)] if path.suffix else path.as_posix(), path.name, path.stem]
+    return [composed(name) for name in names]
 
 
 def _within(said: Said, row: Row) -> bool:

@@ -6,7 +6,6 @@ CuPL publishes (github.com/sarahpratt/CuPL, all_prompts) are of that form.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
@@ -21,6 +20,7 @@ from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Re
 from pipeline.runtime.units import Row
 from schemas.config import Llm
 from schemas.errors import UserError
+from schemas.foreign import parsed_json, shown
 from schemas.progress import Progress
 
 LETTERS = 4  # about as many to a token
@@ -68,7 +68,7 @@ def read_descriptions(path: Path, classes: Sequence[str], options: Llm) -> Descr
     Raises UserError when the file is not JSON of the form {class: [texts]}.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"caption.llm.file: {path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not all(
@@ -88,9 +88,9 @@ def read_descriptions(path: Path, classes: Sequence[str], options: Llm) -> Descr
     )
     missing = [name for name in classes if not told.texts[name]]
     if missing:
-        shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        print(f"llm: {path.name} has no description of {len(missing)} of {len(classes)} classes ({shown})",
-              file=sys.stderr)  # fmt: skip
+        some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        said = f"llm: {path.name} has no description of {len(missing)} of {len(classes)} classes ({some})"
+        print(shown(said), file=sys.stderr)
     return told
 
 

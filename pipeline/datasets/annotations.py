@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from pipeline.datasets.entry import BadRow, Listing, MissingFile, check_path, printable, videos
 from schemas.errors import UserError
+from schemas.foreign import composed, parsed_json
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Source:
     annotations: Path | None = None  # folder; None: the root
     split: int = 1  # of UCF101 and HMDB51
     val_participants: tuple[str, ...] = ()  # of Epic-Kitchens 55
+    follow_links: bool = False  # out of the root
 
     @property
     def notes(self) -> Path:
@@ -54,10 +55,10 @@ class Videos:
     """The video files under the root by name, so that a list may name them without folder or extension."""
 
     def __init__(self, source: Source, listing: Listing) -> None:
-        self._root, self._listing = source.root, listing
+        self._root, self._listing, self._follow = source.root, listing, source.follow_links
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in videos(source.root, listing):
-            self._by_stem[Path(path).stem].append(path)
+        for path in videos(source.root, listing, follow=source.follow_links):
+            self._by_stem[composed(Path(path).stem)].append(path)
         self._used: set[str] = set()
 
     def take(
@@ -75,9 +76,9 @@ class Videos:
         the folder does not tell them apart.
         """
         for stem in stems:
-            paths = self._by_stem.get(stem, [])
+            paths = self._by_stem.get(composed(stem), [])
             if folder is not None:
-                wanted = [path for path in paths if _folder(path) == folder.replace(" ", "_")]
+                wanted = [path for path in paths if _folder(path) == composed(folder.replace(" ", "_"))]
                 paths = wanted or [path for path in paths if _folder(path) not in others]
             if len(paths) > 1:
                 raise BadRow(f"several files are called {stem}: {', '.join(paths[:3])}")
@@ -88,7 +89,7 @@ class Videos:
 
     def at(self, path: str, *, label: int, split: str) -> str:
         """The same for a list that names a path under the root. Raises VideoError."""
-        check_path(self._root, path, label, split)
+        check_path(self._root, path, label, split, follow=self._follow)
         self._used.add(Path(path).as_posix())
         return path
 
@@ -99,13 +100,13 @@ class Videos:
 
 
 def _folder(path: str) -> str:
-    return Path(path).parent.name.replace(" ", "_")
+    return composed(Path(path).parent.name.replace(" ", "_"))
 
 
 def read_json(path: Path, kind: type) -> Any:
     """Raises UserError when the file does not hold a JSON value of this type."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = parsed_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):

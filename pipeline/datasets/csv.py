@@ -1,7 +1,8 @@
 """`csv`: a list with a header, `path,label[,start,end,text,split]`, comma-separated, UTF-8.
 
-Paths are relative to the data root; other columns are passed over. Labels that are whole numbers in every
-row are class indices; otherwise they are names, numbered in alphabetical order. An empty cell is "not said".
+Paths are relative to the data root; other columns are passed over. Labels are class indices where most of them are
+whole numbers: a row with another is then a failure, so that it renumbers nothing. Else they are names, numbered in
+alphabetical order. An empty cell is "not said", and so is a label `nan`.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ REQUIRED = ("path", "label")
 
 def list_csv(source: Source) -> Listing:
     """Raises UserError when the list is not such a csv; a bad row becomes a failure that names its line."""
-    root, list_path = source.root, source.list
+    list_path = source.list
     if list_path is None:
         raise UserError("format 'csv' needs a list (index.list)")
     listing = Listing()
     rows = list(_rows(list_path))
     if not rows:
         raise UserError(f"{list_path} lists no videos: it has a header and nothing else")
-    given = {row["label"] for _, row in rows if row.get("label")}
-    indices = all(re.fullmatch(r"[0-9]+", label) for label in given)
-    large = [label for label in given if len(label) > 9 or int(label) >= MOST_CLASSES] if indices else []
+    given = [label for _, row in rows if (label := _label(row)) and printable(label) == label]
+    indices = 2 * sum(label.isdecimal() for label in given) > len(given)
+    known = {label for label in given if label.isdecimal() or not indices}
+    large = [label for label in known if len(label) > 9 or int(label) >= MOST_CLASSES] if indices else []
     if large:
         raise UserError(f"{list_path}: label {max(large, key=len)[:40]} is too large for a class index")
-    labels = {name: int(name) if indices else number for number, name in enumerate(sorted(given))}
+    labels = {name: int(name) if indices else number for number, name in enumerate(sorted(known))}
+    if not indices:
+        listing.classes = sorted(known)  # also those whose videos turn out to be unusable
     for line, row in rows:
         try:
-            listing.entries.append(_entry(root, row, labels, named=not indices))
+            listing.entries.append(_entry(source, row, labels, named=not indices))
         except VideoError as error:
             place = f"{list_path.name} line {line}"
             listing.fail(row.get("path") or place, error, place)
@@ -74,25 +78,37 @@ def _rows(list_path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{list_path} cannot be read: {error.strerror}") from error
 
 
-def _entry(root: Path, row: dict[str, str], labels: dict[str, int], *, named: bool) -> Entry:
+def _label(row: dict[str, str]) -> str:
+    """The cell as it is meant: spreadsheets and data frames write 7 as 7.0, and nothing as nan."""
+    cell = row.get("label", "")
+    if cell.casefold() == "nan":
+        return ""
+    number = re.fullmatch(r"([0-9]+)(\.0*)?", cell)
+    return str(int(number[1])) if number and len(cell) < 80 else cell
+
+
+def _entry(source: Source, row: dict[str, str], labels: dict[str, int], *, named: bool) -> Entry:
     if "fault" in row:
         raise BadRow(row["fault"])
     if not row["path"]:
         raise BadRow("the path is empty")
-    path = within(root, row["path"])
+    path = within(source.root, row["path"])
     start, end = (_seconds(row.get(column, ""), column) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise BadRow(f"end {end:g} s is not after start {start or 0:g} s")
     split = row.get("split", "")
-    if split and split not in SPLITS:
+    if split and split.casefold() not in SPLITS:
         raise BadRow(f"split {printable(split)!r} is none of {', '.join(SPLITS)}")
-    label = labels[row["label"]] if row["label"] else None
-    check_path(root, path, label, SPLITS.get(split, ""))
+    name = _label(row)
+    label = labels.get(name)
+    if name and label is None and not named:
+        raise BadRow(f"label {printable(name)!r} is not a class index, as the other labels are")
+    check_path(source.root, path, label, SPLITS.get(split.casefold(), ""), follow=source.follow_links)
     return Entry(
         path=path,
         label=label,
-        label_text=row["label"] if row["label"] and named else None,
-        split=SPLITS.get(split, ""),
+        label_text=name if name and named else None,
+        split=SPLITS.get(split.casefold(), ""),
         start=start or None,  # from 0 is from the beginning
         end=end,
         text=row.get("text") or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,23 @@ MOST_CLASSES = 100_000  # a class index is below this: classes.json names every 
 # By its name a file is a video or it is not; what lies in folders beside videos is not tried.
 # A csv names its files itself: there any extension goes.
 VIDEOS = frozenset(
-    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".ivf", ".m1v", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov"}
+    {
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".ivf",
+        ".m1v",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+    }
     | {".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
 )
 
@@ -98,11 +115,11 @@ class Listing:
             self.lost.append({"key": video_key(video_id), "video_id": video_id, "label": label, "split": split})
 
 
-def videos(root: Path, listing: Listing) -> Iterator[str]:
+def videos(root: Path, listing: Listing, *, follow: bool = False) -> Iterator[str]:
     """Paths of the files under `root` that are videos by name, sorted; the rest is counted in `listing`.
 
-    Hidden files and folders are passed over without count. Links to folders are not followed, and links to
-    files only within the root.
+    Hidden files and folders are passed over without count. Links to folders are not followed, and links to files only
+    within the root; with `follow` all are, once: what a link leads to that was there before is passed over.
     """
     found: list[str] = []
 
@@ -110,9 +127,15 @@ def videos(root: Path, listing: Listing) -> Iterator[str]:
         folder = os.path.relpath(error.filename, root)
         listing.fail(folder, UnreadableFile(f"the folder cannot be read: {error.strerror}"))
 
-    for folder, subfolders, names in os.walk(root, onerror=unreadable):
+    walked: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=follow):
+        if follow and (real := os.path.realpath(folder)) in walked:
+            subfolders.clear()  # a link back
+            continue
+        elif follow:
+            walked.add(real)
         links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-        listing.ignored["links to folders"] += sum(not name.startswith(".") for name in links)
+        listing.ignored["links to folders"] += 0 if follow else sum(not name.startswith(".") for name in links)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if name.startswith("."):
@@ -125,7 +148,7 @@ def videos(root: Path, listing: Listing) -> Iterator[str]:
     listing.ignored += Counter()  # drops zeros
     for path in sorted(found):
         try:
-            check_path(root, path)
+            check_path(root, path, follow=follow)
         except VideoError as error:
             listing.fail(path, error)
         else:
@@ -137,26 +160,37 @@ def within(root: Path, name: str) -> str:
 
     Raises OutsideRoot. A full path may reach the root through links: a list often says /data where that is a link.
     """
+    if "\0" in name:
+        raise BadName("a path with a zero byte")
     if os.path.isabs(name):
         name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
     path = Path(os.path.relpath(os.path.normpath(os.path.join(root, name)), root)).as_posix()
     if path.split("/")[0] == "..":
         raise OutsideRoot(f"leads out of the data folder {root}")
+    return path if os.path.lexists(os.path.join(root, path)) else _spelled(root, path)
+
+
+def _spelled(root: Path, path: str) -> str:
+    r"""As the file's name is written on disk: é in one character or two, `\` of Windows for `/`; else as it was."""
+    forms = [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+    for name in [*forms, *(form.replace("\\", "/") for form in (path, *forms))]:
+        if name.split("/")[0] != ".." and os.path.lexists(os.path.join(root, os.path.normpath(name))):
+            return os.path.normpath(name)
     return path
 
 
-def check_path(root: Path, path: str, label: int | None = None, split: str = "") -> None:
+def check_path(root: Path, path: str, label: int | None = None, split: str = "", *, follow: bool = False) -> None:
     """Raises VideoError unless `path` names a file within `root` (resolved) in characters that tables can hold.
 
-    Label and split are what a list says of it.
+    Label and split are what a list says of it. `follow`: links may lead out of the root (index.follow_links).
     """
     if printable(path) != path:
         raise BadName(f"{printable(path)!r} is not UTF-8: rename the file")
     if "\0" in path:
         raise BadName("a path with a zero byte")
     real = os.path.realpath(root / path)
-    if os.path.commonpath([root, real]) != str(root):
-        raise OutsideRoot(f"leads out of the data folder, to {printable(real)}")
+    if not follow and os.path.commonpath([root, real]) != str(root):
+        raise OutsideRoot(f"leads out of the data folder, to {printable(real)} (index.follow_links = true allows it)")
     if not os.path.isfile(real):
         raise MissingFile("is not there" if not os.path.exists(real) else "is not a file", label, split)
 

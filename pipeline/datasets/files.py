@@ -8,5 +8,5 @@ from pipeline.datasets.entry import Entry, Listing, videos
 
 def list_files(source: Source) -> Listing:
     listing = Listing()
-    listing.entries = [Entry(path) for path in videos(source.root, listing)]
+    listing.entries = [Entry(path) for path in videos(source.root, listing, follow=source.follow_links)]
     return listing

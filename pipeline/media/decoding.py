@@ -16,12 +16,15 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline.media.missing import Tally
 from pipeline.media.video import (
+    NEAR,
     RGB,
     TIME_LIMIT,
     CorruptVideo,
     Deadline,
     NoFrames,
+    Timeline,
     average_rate,
     guarded,
     opened,
@@ -29,7 +32,7 @@ from pipeline.media.video import (
     timed,
 )
 
-NEAR = 5e-4  # seconds: lists name times to the millisecond, so a frame so near to a bound is on it
+_JOINED = frozenset({"mpegts", "mpeg", "ogg", "flv"})  # formats whose files can be joined end to end
 
 
 def decode(
@@ -39,24 +42,26 @@ def decode(
     *,
     threads: int = 1,
     time_limit: float = TIME_LIMIT,
+    tally: Tally | None = None,
 ) -> Iterator[av.VideoFrame]:
     """All frames with start <= time < end, in order, not yet rotated.
 
     `threads` of the decoder: 1 inside actors and thread pools, 0 lets libav choose. Seeks where that is
-    exact, else decodes from the beginning.
+    exact, else decodes from the beginning. `tally` counts what is read and what is shown.
     Raises VideoError; CorruptVideo in the middle of the frames where the decoder gives up.
     """
     deadline = Deadline(time_limit)
-    if start is not None and start > NEAR:
+    tally = tally or Tally()
+    if start is not None and start > NEAR and not _starts_again(path, deadline):
         with opened(path, threads) as (container, stream):
-            segment = _segment(container, stream, start, end, deadline, seek=True)
+            segment = _segment(container, stream, start, end, deadline, tally, seek=True)
             first = next(segment, None)
             if first is not None:
                 yield first
                 yield from segment
                 return
     with opened(path, threads) as (container, stream):
-        yield from _segment(container, stream, start, end, deadline, seek=False)
+        yield from _segment(container, stream, start, end, deadline, tally, seek=False)
 
 
 def iter_frames(
@@ -155,11 +160,13 @@ def _segment(
     start: float | None,
     end: float | None,
     deadline: Deadline,
+    tally: Tally,
     *,
     seek: bool,
 ) -> Iterator[av.VideoFrame]:
     """Frames within the bounds. With `seek`, none at all where it cannot be sure to miss none."""
     base = stream.time_base
+    tally.begin(container, stream)
     if seek:
         if base is None or stream.start_time is None or start is None or not timed(container):
             return
@@ -167,8 +174,8 @@ def _segment(
             container.seek(stream.start_time + int(start / base), stream=stream)
         except av.FFmpegError:
             return
-    origin, landed = stream.start_time, False
-    for count, frame in enumerate(guarded(container.decode(stream), "frames")):
+    origin, landed, line = stream.start_time, False, Timeline(base)
+    for count, frame in enumerate(guarded(_frames(container, stream, tally), "frames")):
         deadline.check()
         if frame.pts is None or base is None or not timed(container):
             if seek:
@@ -176,7 +183,7 @@ def _segment(
             now = count / average_rate(stream, 1, 0.0)
         else:
             origin = frame.pts if origin is None else origin
-            now = float((frame.pts - origin) * base)
+            now = float((line.at(frame.pts) - origin) * base)
         if seek and not landed:
             if (start is not None and now > start + NEAR) or frame.is_corrupt:
                 return
@@ -184,7 +191,30 @@ def _segment(
         if end is not None and now >= end - NEAR:
             return
         if start is None or now >= start - NEAR:
+            tally.frame(frame)
             yield frame
+
+
+def _frames(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[av.VideoFrame]:
+    for packet in container.demux():
+        if packet.stream_index != stream.index:
+            tally.beside(packet)
+            continue
+        tally.packet(packet)
+        yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
+
+
+def _starts_again(path: Path, deadline: Deadline) -> bool:
+    """Whether its timestamps fall back somewhere, so that a moment may be sought in the wrong part."""
+    with opened(path, 1) as (container, stream):
+        if container.format.name not in _JOINED:
+            return False
+        line = Timeline(stream.time_base)
+        for packet in guarded(container.demux(stream), "packets"):
+            deadline.check()
+            if packet.size and packet.dts is not None:
+                line.at(packet.dts, None, packet.duration)
+        return line.falls > 0
 
 
 def _by_seeking(
@@ -214,6 +244,8 @@ def _by_seeking(
     origin = min(shown, default=0) if stream.start_time is None else stream.start_time
     first = -np.inf if start is None else start - NEAR
     last = np.inf if end is None else end - NEAR
+    if len({*shown}) < len(shown):
+        return None  # timestamps that repeat name no frame
     shown = sorted(pts for pts in shown if first <= float((pts - origin) * base) < last)
     if not shown:
         raise NoFrames(_nothing(start, end))

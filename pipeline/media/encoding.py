@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.codec.context import Flags
@@ -13,18 +14,34 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from pipeline.media.video import NoFrames, VideoError, rotation_of, said
+from pipeline.media.decoding import decode
+from pipeline.media.missing import Loss, Tally
+from pipeline.media.video import (
+    EncodingFailed,
+    NoFrames,
+    NotConvertible,
+    Orientation,
+    displayed_size,
+    orientation_of,
+    said,
+)
 from schemas.config import Shard
+from schemas.shards import UNREADABLE_WIDTHS
 
-_TURNS = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}
+_TURNS = {  # the filters of each orientation
+    Orientation(): [],
+    Orientation(False, True, False): ["hflip"],
+    Orientation(False, False, True): ["vflip"],
+    Orientation(False, True, True): ["hflip", "vflip"],
+    Orientation(True, False, False): ["transpose=cclock_flip"],
+    Orientation(True, True, False): ["transpose=clock"],
+    Orientation(True, False, True): ["transpose=cclock"],
+    Orientation(True, True, True): ["transpose=clock_flip"],
+}
 # BT.601, limited range, is what decoders assume of untagged video: colours survive readers that ignore tags.
 _COLOURS = "out_color_matrix=bt601:out_range=tv"
 # bitexact and accurate_rnd keep swscale from taking shortcuts that differ between processors.
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
-
-
-class EncodingFailed(VideoError):
-    pass
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,47 @@ class Encoded:
     fps: float
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, or a segment of one, to be re-encoded."""
+
+    path: Path
+    start: float | None
+    end: float | None
+    fps: float
+    options: Shard
+    time_limit: float  # seconds
+
+
+def reencoded(source: Source) -> tuple[Encoded, Loss]:
+    """The clip, and what is missing of its source. Raises VideoError, also where too much is."""
+    tally = Tally()
+    frames = decode(source.path, source.start, source.end, time_limit=source.time_limit, tally=tally)
+    clip = encode(frames, source.fps, source.options)
+    loss = tally.loss(source.start, source.end)
+    loss.check(source.options.max_lost_frames)
+    check_readable(clip)
+    return clip, loss
+
+
+def check_readable(clip: Encoded) -> None:
+    """Raises EncodingFailed where the trainer's decoder, if it is installed, does not give the clip's frames."""
+    try:
+        import decord  # of the extra `train`
+    except ModuleNotFoundError:
+        return
+    size = (clip.height, clip.width, 3)
+    try:
+        reader = decord.VideoReader(io.BytesIO(clip.data), num_threads=1)
+        found, shape = len(reader), reader[clip.frames - 1].shape
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise EncodingFailed(f"the trainer's decoder cannot give the clip of {clip.width} x {clip.height}: {reason}. "
+                             "Choose another shard.short_side") from error  # fmt: skip
+    if (found, shape) != (clip.frames, size):
+        raise EncodingFailed(f"the trainer's decoder gives {found} frames of {shape}, not {clip.frames} of {size}")
 
 
 def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
@@ -52,7 +110,8 @@ def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encod
 
 
 def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
-    rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its like stay exact
+    # 30000/1001 and its like stay exact, and so does a frame an hour
+    rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(round(1 / fps))
     scaler: _Scaler | None = None
     count = 0
     buffer = io.BytesIO()
@@ -73,16 +132,16 @@ def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Enco
     return Encoded(buffer.getvalue(), count, float(rate), scaler.width, scaler.height)
 
 
-def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height in pixels after rotation."""
-    return (frame.width, frame.height) if rotation_of(frame) % 180 == 0 else (frame.height, frame.width)
-
-
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """The stored size: the short side at most `short_side`, both even (chroma is halved), never enlarged."""
+    """The stored size: the short side at most `short_side`, both even (chroma is halved), never enlarged.
+
+    A width that the trainer's decoder cannot give becomes the next smaller one that it can, at least 10 pixels.
+    """
     scale = min(1.0, short_side / min(width, height))
     sides = (max(2, min(side - side % 2, 2 * round(side * scale / 2))) for side in (width, height))
     stored_width, stored_height = sides
+    while stored_width in UNREADABLE_WIDTHS:
+        stored_width += 2 if stored_width < 10 else -2
     return stored_width, stored_height
 
 
@@ -117,16 +176,19 @@ class _Scaler:
         self._kind: tuple[object, ...] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        turn = rotation_of(frame)
+        turn = orientation_of(frame)
         kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
-        if self._graph is None or kind != self._kind:  # some streams change size or format on their way
-            self._graph, self._kind = self._build(frame, turn), kind
-        self._graph.push(frame)
-        scaled = self._graph.pull()
+        try:
+            if self._graph is None or kind != self._kind:  # some streams change size or format on their way
+                self._graph, self._kind = self._build(frame, turn), kind
+            self._graph.push(frame)
+            scaled = self._graph.pull()
+        except av.FFmpegError as error:
+            raise NotConvertible(frame, error) from error
         assert isinstance(scaled, av.VideoFrame)
         return scaled
 
-    def _build(self, frame: av.VideoFrame, turn: int) -> Graph:
+    def _build(self, frame: av.VideoFrame, turn: Orientation) -> Graph:
         graph = Graph()
         graph.threads = 1
         source = graph.add(
@@ -138,7 +200,7 @@ class _Scaler:
             colorspace=str(int(frame.colorspace)),
             range=str(int(frame.color_range)),
         )
-        steps = [*_TURNS.get(turn, []), f"scale={self.width}:{self.height}:{_SCALING}:{_COLOURS}", "format=yuv420p"]
+        steps = [*_TURNS[turn], f"scale={self.width}:{self.height}:{_SCALING}:{_COLOURS}", "format=yuv420p"]
         nodes = [graph.add(name, args or None) for name, _, args in (step.partition("=") for step in steps)]
         graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
         return graph

@@ -6,21 +6,26 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
+from pipeline.media.endings import Ending
 from pipeline.media.video import (
     TIME_LIMIT,
     CorruptVideo,
     Deadline,
     NoFrames,
+    Timeline,
     TruncatedVideo,
     average_rate,
+    displayed_size,
     guarded,
     opened,
-    rotation_of,
+    orientation_of,
     said,
 )
 
@@ -46,15 +51,16 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
     """
     deadline = Deadline(time_limit)
     with opened(path, threads=1) as (container, stream):
-        frames, times, first, fault, corrupt = 0, _Span(), None, None, False
-        for packet in guarded(container.demux(stream), "packets"):
+        frames, times, first, fault, corrupt = 0, _Span(stream.time_base), None, None, False
+        ending = Ending(container.format.name)
+        for packet in guarded(container.demux(), "packets"):
             deadline.check()
+            ending.add(packet)
+            if packet.stream_index != stream.index:
+                continue
             if packet.size and not packet.is_discard:
                 frames += 1
-                times.add(
-                    packet.pts if packet.pts is not None else packet.dts,
-                    packet.duration,
-                )
+                times.add(packet)
             corrupt = bool(packet.is_corrupt) if packet.size else corrupt
             if first is None:
                 try:
@@ -64,32 +70,37 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
         size = os.path.getsize(path)
         if corrupt or _beyond(container, stream, size):
             raise TruncatedVideo(f"cut short: data is missing after {frames} frames, the file has {size} bytes")
+        if fault_at_end := ending.fault(path):
+            raise TruncatedVideo(f"cut short: after {frames} frames, {fault_at_end} (the file has {size} bytes)")
         if frames and first is None:
             raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
-        if not frames or first is None:
+        if not frames or not isinstance(first, av.VideoFrame):
             raise NoFrames("the video stream has no frames")
-        duration = times.seconds(stream.time_base) or _declared_seconds(container, stream)
+        duration = times.seconds() or _declared_seconds(container, stream)
         fps = average_rate(stream, frames, duration)
-        rotation = rotation_of(first)
-        width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+        rotation, (width, height) = orientation_of(first).rotation, displayed_size(first)
         codec = stream.codec_context.codec.canonical_name
         return VideoFacts(frames, fps, width, height, rotation, codec, duration or frames / fps, size)
 
 
 class _Span:
-    """From the first moment of a stream to the end of its last packet, in its own ticks."""
+    """From the first moment of a stream to the end of its last packet."""
 
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.last = 0
+    def __init__(self, base: Fraction | None) -> None:
+        self._base, self._line = base, Timeline(base)
+        self._first: int | None = None
+        self._last = 0
 
-    def add(self, moment: int | None, duration: int | None) -> None:
-        if moment is not None:
-            self.first = moment if self.first is None else min(self.first, moment)
-            self.last = max(self.last, moment + (duration or 0))
+    def add(self, packet: Packet[Any]) -> None:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None:
+            return
+        moment = self._line.at(stamp, packet.dts, packet.duration)
+        self._first = moment if self._first is None else min(self._first, moment)
+        self._last = max(self._last, moment + (packet.duration or 0))
 
-    def seconds(self, base: Fraction | None) -> float:
-        return 0.0 if self.first is None or base is None else float((self.last - self.first) * base)
+    def seconds(self) -> float:
+        return 0.0 if self._first is None or self._base is None else float((self._last - self._first) * self._base)
 
 
 def _beyond(container: InputContainer, stream: VideoStream, size: int) -> bool:

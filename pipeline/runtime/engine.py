@@ -15,6 +15,7 @@ from pipeline.runtime.ray_session import connected
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError, user_error
+from schemas.foreign import shown
 from schemas.progress import console
 
 LOOK_SECONDS = 20.0  # between two looks whether the cluster is still there, while nothing is ready
@@ -136,7 +137,7 @@ def _counted_death(task: _RunningUnit, error: Exception, retries: int) -> int:
     if deaths > retries:
         raise UserError(f"the worker of shard {task.unit.shard} died {deaths} times, so the stage stops: {reason}")
     replaced = f"the worker of shard {task.unit.shard} died and is replaced ({deaths} of {retries}): {reason}"
-    console.print(replaced)
+    console.print(shown(replaced))
     return deaths
 
 

@@ -15,6 +15,7 @@ from pipeline.runtime.units import Unit
 from schemas.atomic import TEMPORARY, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.lock import only_writer
 from schemas.replacement import build_folder, settle, swap
 from schemas.stage import PARTS, SCHEMA_VERSION, SPEC, StageSpec, begun_record, current_record, damage, read_record
@@ -58,7 +59,7 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
     record = read_record(spec.folder)
     if record is not None:
         reasons = spec.differences(record) or damage(spec.folder, record)
-        print(f"{spec.stage}: rebuilt beside {spec.folder}, because {'; '.join(reasons[:8])}", file=sys.stderr)
+        print(f"{spec.stage}: rebuilt beside {spec.folder}, because {shown('; '.join(reasons[:8]))}", file=sys.stderr)
     mark = folder / PARTS / SPEC
     keys = json.dumps([[unit.shard, *(row["key"] for row in unit.rows)] for unit in units])
     wanted = {"schema_version": SCHEMA_VERSION, "fingerprint": spec.fingerprint, "config": spec.config,

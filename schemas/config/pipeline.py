@@ -30,6 +30,7 @@ class Index(Section):
     annotations: str = ""  # folder of the dataset's own annotation files (docs/datasets.md); "": `data`
     split: Annotated[int, Field(ge=1, le=3)] = 1  # official split of UCF101 and HMDB51
     val_participants: tuple[str, ...] = ("P26", "P27", "P28", "P29", "P30", "P31")  # epic55's, if there is no list
+    follow_links: bool = False  # into folders, and out of `data`: data sets of symbolic links (DVC, caches of hubs)
     workers: NotNegative = 0  # processes that probe; 0: one a core
 
 
@@ -43,6 +44,12 @@ class Ray(Section):
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any
     retries: NotNegative = 3  # of a shard whose actor died
+    # memory of the process that decodes a video, GiB; a video that needs more is a failure; 0: no limit
+    decoder_gb: Annotated[float, Field(ge=0)] = 4.0
+
+    @property
+    def decoder_bytes(self) -> int:
+        return round(self.decoder_gb * 2**30)
 
 
 class Blip2(Section):
@@ -124,6 +131,7 @@ class Llm(Section):
     concurrency: Positive = 4  # requests at once
     requests_per_minute: NotNegative = 0  # 0: no limit of ours
     timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds without a byte
+    deadline: Annotated[float, Field(gt=0)] = 300.0  # seconds for a whole answer, however it trickles
     retries: NotNegative = 6  # of a request that fails or is answered with nonsense
     backoff: Annotated[float, Field(gt=0)] = 1.0  # seconds before the first retry, doubled for each; Retry-After wins
     max_requests: NotNegative = 20000  # more are refused before the first is sent; 0: no limit
@@ -181,6 +189,8 @@ class Shard(Section):
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     max_mb: Annotated[float, Field(gt=0)] = 256.0  # about, a tar; estimated from the manifest
     max_videos: Positive = 4096  # at most, a tar
+    # of a video, a share ('5%') or a number ('25'): with more frames missing it is a failure; one is never too many
+    max_lost_frames: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%?$")] = "5%"
 
 
 class Text(Section):

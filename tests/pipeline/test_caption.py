@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.caption import CaptionWorker, RowWorker, caption_units
-from pipeline.captioners import Frame, keyframe_indices, seed_of
+from pipeline.captioners import Frame, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
 from pipeline.media.encoding import encode
+from pipeline.media.keyframes import keyframe_indices
 from pipeline.runtime.prefetch import map_ahead, read_ahead
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from schemas.config import Caption, Clean, Oracle, Shard

@@ -194,3 +194,13 @@ def test_unknown_sets_are_answered_with_the_known(name: str) -> None:
 def test_a_set_may_have_a_name_of_its_own(workspace: Path) -> None:
     folders = [caption_spec(experiment(workspace, name)).folder.name for name in ("oracle", "oracle.short")]
     assert folders == ["oracle", "oracle.short"]
+
+
+def test_half_a_surrogate_pair_costs_its_own_video(workspace: Path, tmp_path: Path) -> None:
+    """JSON can say it, no table can hold it."""
+    path = tmp_path / "captions.jsonl"
+    lines = [{"video_id": "a.mp4", "text": "a \ud83d"}, {"video_id": "b.mp4", "text": "a cup"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "[" * 200_000 + "\n")
+    run_caption(experiment(workspace, "file", file=CaptionFile(path=str(path))))
+    assert texts(workspace, "file") == {"b.mp4": ["a cup"]}
+    assert reasons(workspace, "file")["a.mp4"] == r"a caption is not UTF-8: a \ud83d"

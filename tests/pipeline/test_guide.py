@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,16 @@ class Grey:
         return Scores(np.concatenate(maps, axis=1), np.eye(len(captions), 4, dtype=np.float32))
 
 
-def mp4(frames: int, size: tuple[int, int] = (32, 48), seed: int = 0) -> bytes:
+def mp4(frames: int, size: tuple[int, int] = (32, 64), seed: int = 0) -> bytes:
     rng = np.random.default_rng(seed)
-    pictures = [np.kron(rng.integers(0, 256, (2, 3, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(frames)]
+    pictures = [np.kron(rng.integers(0, 256, (2, 4, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(frames)]
     return encode([av.VideoFrame.from_ndarray(p, format="rgb24") for p in pictures], 10.0, Shard(crf=1, gop=4)).data
 
 
 def manifest_row(name: str, **known: Any) -> Row:
     return {
         "key": video_key(name), "video_id": name, "path": name, "start": None, "end": None, "label": 0,
-        "label_text": "spinning", "split": "", "text": None, "frames": 9, "fps": 10.0, "width": 48, "height": 32,
+        "label_text": "spinning", "split": "", "text": None, "frames": 9, "fps": 10.0, "width": 64, "height": 32,
         "rotation": 0, "codec": "h264", "duration": 0.9, "bytes": 1, **known,
     }  # fmt: skip
 
@@ -171,10 +171,10 @@ def test_the_tar_beside_the_clips(workspace: Path) -> None:
         assert meta.captions == CAPTIONED[meta.video_id] and meta.missing is None
         assert (meta.frames, meta.frame_stride) == (9, STRIDE)
         stored, text = npy_array(fields["scores.npy"]), npy_array(fields["text.npy"])
-        assert stored.dtype == np.uint8 and stored.shape == (row["maps"], 5, 2, 3)
+        assert stored.dtype == np.uint8 and stored.shape == (row["maps"], 5, 2, 4)
         assert text.dtype == np.float16 and text.shape == (row["maps"], 4)
         frames = np.concatenate(list(scored_frames(clip["mp4"], STRIDE, 9)))
-        cells = frames.reshape(5, 2, 16, 3, 16, 3).mean((2, 4, 5))
+        cells = frames.reshape(5, 2, 16, 4, 16, 3).mean((2, 4, 5))
         for c in range(row["maps"]):
             scores = dequantize(stored[c], meta.scale[c], meta.offset[c])
             np.testing.assert_allclose(scores, cells + c, atol=meta.scale[c] / 2 + 1e-3)
@@ -188,7 +188,22 @@ def test_webdataset_reads_it(workspace: Path) -> None:
     dataset = wds.WebDataset(str(workspace / "out" / "000000.tar"), shardshuffle=False, empty_check=False)
     samples = list(dataset)
     assert [json.loads(sample["json"])["video_id"] for sample in samples] == ["a.mp4", "b.mp4"]
-    assert np.load(io.BytesIO(samples[0]["scores.npy"]), allow_pickle=False).shape == (3, 5, 2, 3)
+    assert np.load(io.BytesIO(samples[0]["scores.npy"]), allow_pickle=False).shape == (3, 5, 2, 4)
+
+
+def test_an_exception_that_nobody_foresaw_is_the_videos(workspace: Path) -> None:
+    """Also where a video is read, which another thread does."""
+    seen: list[bytes] = []
+
+    def read(mp4: bytes, stride: int, frames: int) -> Iterator[Any]:
+        seen.append(mp4)
+        yield from scored_frames(mp4, stride, frames if len(seen) > 1 else frames // 0)
+
+    result = run(Grey(), workspace, 0, read=read)
+    (failed,) = result.failures
+    assert (failed["video_id"], failed["error"]) == ("a.mp4", "Unforeseen")
+    assert failed["message"].startswith("ZeroDivisionError: ") and "(test_guide.py:" in failed["message"]
+    assert [row["maps"] for row in result.rows] == [0, 2]
 
 
 def test_a_video_without_captions_keeps_its_place(workspace: Path) -> None:
@@ -212,7 +227,7 @@ def test_a_guide_without_captions_scores_every_video(workspace: Path) -> None:
     assert [row["maps"] for row in result.rows] == [2, 2] and not result.failures
     for key, fields in iter_shard(workspace / "out" / "000001.tar"):
         meta = guide_meta(fields["json"], key)
-        assert list(fields) == ["json", "scores.npy"] and npy_array(fields["scores.npy"]).shape == (2, 5, 32, 48)
+        assert list(fields) == ["json", "scores.npy"] and npy_array(fields["scores.npy"]).shape == (2, 5, 32, 64)
         assert meta.captions == [] and meta.missing is None and len(meta.scale) == len(meta.offset) == 2
 
 
@@ -239,7 +254,7 @@ def test_a_guide_that_returns_nonsense_stops_the_stage(workspace: Path) -> None:
             assert maps is not None
             return Scores(maps[:, 1:])
 
-    with pytest.raises(UserError, match=r"maps of shape \[3, 4, 2, 3\], expected .* = \[3, 5, any, any\]"):
+    with pytest.raises(UserError, match=r"maps of shape \[3, 4, 2, 4\], expected .* = \[3, 5, any, any\]"):
         run(Short(), workspace, 0)
 
 

@@ -18,7 +18,7 @@ import pytest
 from pipeline import index as index_module
 from pipeline.index import run_index
 from pipeline.media.processes import ProcessDied, map_processes
-from pipeline.media.video import NotAVideo, VideoTimeout
+from pipeline.media.video import NotAVideo, Unforeseen, VideoTimeout
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record
@@ -355,9 +355,10 @@ def test_a_crash_costs_one_video(tmp_path: Path) -> None:
     assert isinstance(found[3], VideoTimeout) and isinstance(found[5], NotAVideo)
 
 
-def test_a_fault_of_ours_stops_the_run() -> None:
-    with pytest.raises(RuntimeError, match="KeyError: 'a fault of ours'"):
-        list(map_processes(misbehave, ["a", "fault", "b"], processes=1, time_limit=20))
+def test_an_unforeseen_exception_is_the_videos() -> None:
+    ((number, found),) = map_processes(misbehave, ["fault"], processes=1, time_limit=60)
+    assert number == 0 and isinstance(found, Unforeseen)
+    assert str(found).startswith("KeyError: 'a fault of ours' (test_index.py:")
 
 
 def test_real_clips_are_all_indexed(real_clips: Path, tmp_path: Path) -> None:

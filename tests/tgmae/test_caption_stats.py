@@ -12,15 +12,16 @@ from typer.testing import CliRunner, Result
 
 from pipeline.caption import run_caption
 from pipeline.runtime.tars import write_shard
-from schemas.config import Clean, Llm
+from schemas.config import CaptionFile, Clean, Llm
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize
 from schemas.stage import StageRecord, write_record
-from schemas.tables import GUIDE_INDEX, video_key, write_table
+from schemas.tables import FAILURES, GUIDE_INDEX, video_key, write_table
 from schemas.workspace import Workspace
 from tests.pipeline.test_caption_sets import experiment, make_manifest
 from tgmae.caption_stats import clip_scores, load
 from tgmae.cli import app
+from tgmae.demo.report import write_report
 from tgmae.run import NEEDS, _wanted, decide
 
 
@@ -127,3 +128,31 @@ def test_a_run_makes_the_parts_of_a_mix_first(workspace: Path) -> None:
 def test_a_set_that_is_not_there(workspace: Path) -> None:
     with pytest.raises(UserError, match="run `tgmae caption"):
         load(Workspace(workspace), "file")
+
+
+def test_a_terminal_is_told_nothing_by_captions(workspace: Path, tmp_path: Path) -> None:
+    """Escapes, bells, marks that turn text around and line ends are written out, in captions as in failures."""
+    evil = "\x1b]0;owned\x07 \u202etxt.exe\nerror: all is lost"
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps({"video_id": name, "text": evil}) + "\n" for name in ("a.mp4", "b.mp4")))
+    run_caption(experiment(workspace, "file", file=CaptionFile(path=str(path))))
+    folder = Workspace(workspace).captions("file")
+    failures = [{"key": "k", "video_id": evil, "stage": "caption", "error": "NoCaption", "message": evil}]
+    write_table(folder / "failures.parquet", failures, FAILURES)
+    outputs = [
+        call("stats", workspace, "--set", "file").output,
+        call("diff", workspace, "file", "oracle").output,
+        CliRunner().invoke(app, ["status", str(workspace)]).output,
+        CliRunner().invoke(app, ["captions", "stats", str(workspace), "--set", evil]).output,
+    ]
+    for output in outputs:
+        assert not set(output) & set("\x1b\x07\u202e"), output
+        assert not any(line.startswith("error: all is lost") for line in output.splitlines())
+    assert r"\x1b]0;owned\x07 \u202etxt.exe" in outputs[0]
+
+
+def test_a_page_and_a_picture_are_told_nothing_either(tmp_path: Path) -> None:
+    write_report(tmp_path / "a.html", title="\u202eevil\x1b[1m <b>", lines=[], pictures=[], notes=["a\0b"])
+    page = (tmp_path / "a.html").read_text()
+    assert r"\u202eevil\x1b[1m &lt;b&gt;" in page and r"a\x00b" in page
+    assert not set(page) & set("\u202e\x1b\0")

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.atomic import write_bytes
+from schemas.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def write_report(
 ) -> None:
     """Writes the page, whole or not at all. Files of pictures are relative to it."""
     pages = Environment(loader=PackageLoader("tgmae.demo", "."), autoescape=True, undefined=StrictUndefined,
-                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+                        trim_blocks=True, lstrip_blocks=True, finalize=shown)  # fmt: skip
     page = pages.get_template("report.html.j2").render(
         title=title, lines=lines, pictures=pictures, notes=notes, tables=tables
     )

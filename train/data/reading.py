@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
-from schemas.shards import ClipMeta, GuideMeta, clip_meta, guide_meta, npy_array
+from schemas.shards import UNREADABLE_WIDTHS, ClipMeta, GuideMeta, clip_meta, guide_meta, npy_array
 from schemas.tar_sample import slice_samples
 from train.data.augment import Crop, clip_scores
 from train.data.clip_flow import clip_flow
@@ -25,6 +25,7 @@ from train.data.videos import Place, Sidecar
 
 Array = NDArray[Any]
 FOREIGN = "the shard is damaged or not the one its index was written for; delete its folder's stage.json and rebuild it"
+NARROW = "decord cannot give videos {} pixels wide; `tgmae shard` no longer stores such: build the clips again"
 FLOW_MAPS = 4  # of an optical-flow guide: next x, next y, previous x, previous y
 
 
@@ -80,7 +81,8 @@ def decode(mp4: bytes, frames_T: NDArray[np.int64], meta: ClipMeta, where: str) 
         pixels: NDArray[np.uint8] = reader.get_batch(unique.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise UserError(f"{where}: video {meta.video_id!r} cannot be decoded ({reason}): {FOREIGN}") from error
+        advice = NARROW.format(meta.width) if meta.width in UNREADABLE_WIDTHS else FOREIGN
+        raise UserError(f"{where}: video {meta.video_id!r} cannot be decoded ({reason}): {advice}") from error
     return pixels if np.array_equal(unique, frames_T) else pixels[place_T]
 
 

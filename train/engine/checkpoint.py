@@ -24,6 +24,7 @@ from torch import nn
 
 from schemas.atomic import TEMPORARY, sha256_file
 from schemas.errors import UserError
+from schemas.foreign import shown
 from train.engine.sharding import load_whole, sharded_like, whole, whole_state
 
 FOLDER = "checkpoints"
@@ -109,7 +110,7 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
             if state["format"] != FORMAT:
                 raise UserError(f"{folder} is of format {state['format']}, this version reads {FORMAT}")
             return folder, state
-        print(f"{folder} is damaged ({problem}): using the one before it", file=sys.stderr)
+        print(f"{folder} is damaged ({shown(problem)}): using the one before it", file=sys.stderr)
     return None
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from schemas.atomic import write_json
 from schemas.config import Experiment, Finetune, Optim, Pretrain
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.stage import SCHEMA_VERSION, StageSpec
 from train.data.sampling import BatchPlan, digest64
 from train.data.transfer import on_device
@@ -213,7 +214,7 @@ class Loop(ABC):
         """A line on stderr, by the one process that prints."""
         if self.ranks.main:
             for line in lines:
-                print(f"{self.spec.stage}: {line}", file=sys.stderr, flush=True)
+                print(f"{self.spec.stage}: {shown(line)}", file=sys.stderr, flush=True)
 
 
 def _schedule(optim: Optim | Finetune, plan: BatchPlan, section: str) -> Schedule:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from schemas.foreign import shown
 from schemas.progress import Progress, console
 from train.data.classes import Classes
 from train.data.loading import clip_bytes, loaded
@@ -55,7 +56,7 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
             read: list[int] = []
             for row, sample in zip(rows, samples, strict=True):
                 if isinstance(sample, Failure):
-                    console.print(f"test: {sample.message}")
+                    console.print(shown(f"test: {sample.message}"))
                 else:
                     read.append(row)
                     views.append(sample.to(ranks.device, non_blocking=True))

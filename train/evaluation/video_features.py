@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from schemas.atomic import replacing
 from schemas.config import Clip, Frozen
 from schemas.errors import UserError
+from schemas.foreign import shown
 from schemas.progress import Progress, console
 from train.data.loading import clip_bytes, loaded
 from train.data.sampling import digest64
@@ -79,7 +80,7 @@ def extract(
             rows = []
             for row, sample in enumerate(samples, start=progress.done):
                 if isinstance(sample, Failure):
-                    console.print(f"{title}: {sample.message}")
+                    console.print(shown(f"{title}: {sample.message}"))
                 else:
                     rows.append(row)
             if rows:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from schemas.atomic import sha256_file
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.foreign import parsed_json
 from schemas.stage import read_record
 from schemas.workspace import Workspace
 
@@ -26,8 +26,11 @@ def weight_files(path: Path) -> list[Path]:
     if (path / MODEL).is_file():
         return [path / MODEL]
     if (path / INDEX).is_file():
-        names = json.loads((path / INDEX).read_bytes())["weight_map"].values()
-        return [path / name for name in sorted(set(names))]
+        try:
+            names = {str(name) for name in parsed_json((path / INDEX).read_bytes())["weight_map"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path / INDEX} is no index of weights ({error!r}): download it again") from error
+        return [path / name for name in sorted(names)]
     if (path / PICKLED).is_file():
         return [path / PICKLED]
     raise UserError(
@@ -51,6 +54,11 @@ def weights_to_judge(experiment: Experiment) -> Path:
     if "pretrain" not in experiment.stages and given:
         return Path(given)
     if read_record(run) is None:
+        if "pretrain" not in experiment.stages:
+            raise UserError(
+                f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or name the weights to judge in "
+                "model.init (`stages` has no pretrain)"
+            )
         instead = f"take 'pretrain' out of `stages` to judge model.init = {given!r} itself" if given else (
             "name other weights in model.init and take 'pretrain' out of `stages`")  # fmt: skip
         raise UserError(f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or {instead}")

@@ -10,7 +10,6 @@ same weights, while another picture size would give every token another position
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from schemas.errors import UserError
+from schemas.foreign import parsed_json, shown
 from schemas.toml import load_experiment
 from train.models.hf import config_from_hf, names_from_hf
 from train.models.sizes import PRESETS, VideoMAEConfig, model_config
@@ -63,7 +63,7 @@ def read_weights(path: Path, like: VideoMAEConfig | None = None) -> Weights:
         config, state, kind = model_config(load_experiment(path / "config.toml")), _tensors(path), "a run of tgmae"
     elif path.is_dir() and (path / "config.json").is_file():
         try:
-            config = config_from_hf(json.loads((path / "config.json").read_bytes()))
+            config = config_from_hf(parsed_json((path / "config.json").read_bytes()))
         except ValueError as error:
             raise UserError(f"{path / 'config.json'}: {error}") from error
         state, kind = names_from_hf(_tensors(path)), "transformers' format"
@@ -151,6 +151,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
     """Tensors of a torch.save file, under 'model' or 'module' as VideoMAE writes them, or bare."""
+    with open(file, "rb") as opened:
+        head = opened.read(60)
+    if not head.startswith((b"PK\x03\x04", b"\x80")):
+        begins = shown(head.decode("latin-1"))
+        raise UserError(
+            f"{file} is no file of torch.save: it begins with {begins!r}. If that is a web page or a pointer of Git "
+            "LFS, the download went wrong: download the file itself"
+        )
     # VideoMAE stores its command line too: argparse.Namespace is a plain bag of values.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
@@ -163,13 +171,15 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
                 "you trust it, save its tensors alone: "
                 "torch.save({'model': torch.load(FILE, weights_only=False)['model']}, OTHER)"
             ) from error
-    for key in ("model", "module"):
+    for key in ("model", "module", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise UserError(f"{file} holds no state dict: expected names and tensors, bare or under 'model' or 'module'")
+        raise UserError(
+            f"{file} holds no state dict: expected names and tensors, bare or under 'model', 'module' or 'state_dict'"
+        )
     return tensors
 
 

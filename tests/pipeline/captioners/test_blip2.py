@@ -21,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.captioners import Said, keyframe_indices, make_captioner
+from pipeline.captioners import Said, make_captioner
 from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
+from pipeline.media.keyframes import keyframe_indices
 from pipeline.runtime.device import torch_device
 from schemas.config import Blip2, Caption, Oracle
 from schemas.errors import UserError

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -372,3 +375,47 @@ def test_a_local_model_answers_the_same_each_time(tmp_path: Path) -> None:
     assert kept["answered"] <= 6 and len(kept["weights"]) == 64
     with pytest.raises(UserError, match="caption.llm.local"):
         LocalModel(options(local=str(tmp_path / "one")))
+
+
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_an_answer_that_trickles_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str) -> None:
+    """A byte every now and then is never a time without one."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stopped = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            connection.sendall(head if where == "headers" else head + b"\r\n")
+            while not stopped.wait(0.05):
+                connection.sendall(b"X: y\r\n" if where == "headers" else b" ")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=trickle, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"has not answered in full within 0.4 s"):
+        ask(tmp_path, classes=["tai chi"], samples=1, retries=1, deadline=0.4)
+    assert time.monotonic() - began < 10
+    stopped.set()
+    listener.close()
+
+
+def test_an_answer_that_never_ends_is_none(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(lambda number, question: (200, {}, b" " * (3 << 20)))
+    told = ask(tmp_path, classes=["tai chi"], samples=1, retries=0)
+    assert not told.texts["tai chi"]
+    assert {each["fault"] for each in told.rejected} == {"an answer of more than 1048576 bytes"}
+
+
+def test_an_answer_nested_too_deep_is_none(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(lambda number, question: (200, {}, b"[" * 200_000))
+    told = ask(tmp_path, classes=["tai chi"], samples=1, retries=0)
+    assert "not a chat completion" in told.rejected[0]["fault"]

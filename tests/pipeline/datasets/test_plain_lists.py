@@ -45,10 +45,21 @@ def test_folders_of_splits(tmp_path: Path) -> None:
         Entry("train/run/a.mp4", 0, "run", "train"),
         Entry("validation/sit/b.mp4", 1, "sit", "val"),
     ]
-    touch(root, "other/d.mp4")  # then train is a class like any other
-    assert {entry.label_text for entry in FORMATS["folder"](Source(root)).entries} == {
-        "other", "test", "train", "validation"
-    }  # fmt: skip
+    touch(root, "other/d.mp4")
+    with pytest.raises(UserError, match=r"holds test, train, validation beside 1 other folders \(other\)"):
+        FORMATS["folder"](Source(root))
+
+
+def test_splits_in_capitals_are_splits(tmp_path: Path) -> None:
+    root = touch(tmp_path / "d", "Train/run/a.mp4", "TEST/sit/b.mp4", "Training/sit/c.mp4")
+    found = [(entry.label_text, entry.split) for entry in FORMATS["folder"](Source(root)).entries]
+    assert found == [("sit", "test"), ("run", "train"), ("sit", "train")]
+
+
+def test_one_split_among_classes_is_a_class_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = touch(tmp_path / "d", "train/a.mp4", "plane/b.mp4")  # vehicles
+    assert [entry.label_text for entry in FORMATS["folder"](Source(root)).entries] == ["plane", "train"]
+    assert "train beside 1 other folders (plane): taken as classes" in capsys.readouterr().err
 
 
 def test_files_have_no_labels(root: Path) -> None:
@@ -157,3 +168,52 @@ def test_bad_rows_fail_alone(root: Path, row: str, reason: str) -> None:
 def test_lists_that_are_no_lists(root: Path, text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         csv(root, text)
+
+
+def test_one_odd_label_renumbers_nothing(root: Path) -> None:
+    listing = csv(root, "path,label\na.mp4,0\nb/c.mp4,1.0\nb/d.dat,-1\na.mp4#,nan\n")
+    assert [(entry.path, entry.label, entry.label_text) for entry in listing.entries] == [
+        ("a.mp4", 0, None), ("b/c.mp4", 1, None)
+    ]  # fmt: skip
+    assert reasons(listing)["b/d.dat"] == (
+        "BadRow: list.csv line 4: label '-1' is not a class index, as the other labels are"
+    )
+
+
+def test_nan_is_no_class_and_numbers_sort_as_numbers(root: Path) -> None:
+    listing = csv(root, "path,label\na.mp4,10.0\nb/c.mp4,2.0\nb/d.dat,NaN\n")
+    assert [entry.label for entry in listing.entries] == [10, 2, None]
+    named = csv(root, "path,label,split\na.mp4,walk,Train\nb/c.mp4,nan,TEST\nb/d.dat,run,\n")
+    assert [(entry.label_text, entry.label, entry.split) for entry in named.entries] == [
+        ("walk", 1, "train"), (None, None, "test"), ("run", 0, "")
+    ]  # fmt: skip
+    assert named.classes == ["run", "walk"]
+
+
+def test_names_are_found_as_they_are_spelled_on_disk(tmp_path: Path) -> None:
+    """é in one character or two; Windows' separator."""
+    apart, one = "Zoe\u0308.mp4", "caf\u00e9.mp4"
+    root = touch(tmp_path / "d", f"x/{apart}", one)
+    names = ["x/Zo\u00eb.mp4", "cafe\u0301.mp4", "x\\Zo\u00eb.mp4"]
+    listing = csv(root, "path,label\n" + "".join(f"{name},a\n" for name in names))
+    assert [entry.path for entry in listing.entries] == [f"x/{apart}", one, f"x/{apart}"]
+    assert not listing.failures
+    evil = csv(root, "path,label\n..\\list.csv,a\n/a\0b,a\n")
+    assert not evil.entries and len(evil.failures) == 2
+
+
+def test_links_lead_outside_where_they_are_allowed_to(tmp_path: Path) -> None:
+    outside = touch(tmp_path / "cache", "x.mp4", "deep/y.mp4")
+    root = touch(tmp_path / "data", "a.mp4")
+    (root / "out.mp4").symlink_to(outside / "x.mp4")
+    (root / "folder").symlink_to(outside / "deep")
+    (outside / "deep" / "back").symlink_to(root)
+    for name in ("files", "folder"):
+        listing = FORMATS[name](Source(root, follow_links=True))
+        assert [entry.path for entry in listing.entries] == ["a.mp4", "folder/y.mp4", "out.mp4"]
+        assert not listing.failures and not listing.ignored
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\nout.mp4,x\n")
+    assert FORMATS["csv"](Source(root, listed, follow_links=True)).entries == [Entry("out.mp4", 0, "x")]
+    (failed,) = FORMATS["csv"](Source(root, listed)).failures
+    assert "index.follow_links = true allows it" in failed["message"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from pipeline.media.decoding import decode, iter_frames, read_frames
+from pipeline.media.encoding import encode
 from pipeline.media.probing import probe
 from pipeline.media.video import (
     CorruptVideo,
@@ -19,6 +23,7 @@ from pipeline.media.video import (
     VideoError,
     VideoTimeout,
 )
+from schemas.config import Shard
 from tests.pipeline.conftest import cut, picture, write_sound, write_video
 
 FORMATS = {  # name: (codec, options)
@@ -95,6 +100,50 @@ def test_rotation_is_applied_as_decord_does(tmp_path: Path, degrees: int) -> Non
     assert facts.rotation == degrees % 360
     upright = list(iter_frames(write_video(tmp_path / "upright.mp4", size=(128, 64))))[3]
     assert np.abs(np.rot90(upright, degrees // 90).astype(int) - got).mean() < 2
+
+
+MIRRORS = {  # a display matrix, and what it shows: x' = a x + c y, y' = b x + d y
+    "hflip": ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),
+    "vflip": ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+    "transpose": ((0, 1, 1, 0), lambda pixels: pixels.transpose(1, 0, 2)),
+    "transverse": ((0, -1, -1, 0), lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2)),
+    "clock": ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_mirrored_video_is_shown_mirrored(tmp_path: Path, name: str) -> None:
+    matrix, shows = MIRRORS[name]
+    path = write_video(tmp_path / "a.mp4", size=(128, 64), options={"g": "8", "crf": "5"})
+    upright = list(iter_frames(path))
+    data = bytearray(path.read_bytes())
+    place = data.find(b"tkhd") + 8 + 20 + 16  # of the matrix: a, b, u, c, d, v, x, y, w
+    a, b, c, d = (value << 16 for value in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    facts, expected = probe(path), shows(upright[3])
+    assert (facts.height, facts.width, 3) == expected.shape
+    np.testing.assert_array_equal(read_frames(path, [3])[0], expected)
+    clip = encode(decode(path), 12.0, Shard(crf=5))
+    with av.open(io.BytesIO(clip.data)) as container:
+        stored = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert np.abs(stored[3].astype(int) - expected).mean() < 2
+
+
+def test_a_gif_is_a_video_and_other_pictures_are_named(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.gif", codec="gif", pix_fmt="rgb8", fps=10)
+    assert (probe(path).frames, probe(path).fps) == (24, 10)
+    assert len(list(iter_frames(path))) == 24
+    others = {
+        "a WebP picture": b"RIFF\x10\0\0\0WEBPVP8X",
+        "raw video in YUV4MPEG2": b"YUV4MPEG2 W64 H48",
+        "a web page": b"<!DOCTYPE html><html>",
+        "a pointer of Git LFS": b"version https://git-lfs",
+    }
+    for said, head in others.items():
+        (tmp_path / "x.mp4").write_bytes(head + bytes(100))
+        with pytest.raises(NotAVideo, match=f"{said}, which is not read"):
+            probe(tmp_path / "x.mp4")
 
 
 def test_full_range_is_not_taken_for_limited(tmp_path: Path) -> None:

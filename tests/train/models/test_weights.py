@@ -107,7 +107,7 @@ def test_any_transformers_folder(kind: Any, frames: int, layers: int, heads: int
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("under", "wrap"), [("model", ""), ("module", ""), ("model", "module.")])
+@pytest.mark.parametrize(("under", "wrap"), [("model", ""), ("module", ""), ("state_dict", ""), ("model", "module.")])
 def test_a_file_in_videomaes_format(tmp_path: Path, under: str, wrap: str, half: bool) -> None:
     """Pretraining's names are ours; fine-tuning's are bare and come without a final norm."""
     pretrain, classifier = PretrainModel(CONFIG), Classifier(CONFIG, 5)
@@ -220,6 +220,15 @@ def test_what_is_no_encoder_is_refused_with_a_reason(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "torn.pth", "cannot read the weights"), (tmp_path / "none", "no weights at")):
         with pytest.raises(UserError, match=message):
             read_weights(path)
+    downloads = {
+        "page": ("<!DOCTYPE html>\x1b[31m", r"begins with '<!DOCTYPE html>.*download the file itself"),
+        "pointer": ("version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    }
+    for name, (content, said) in downloads.items():
+        (tmp_path / f"{name}.pth").write_text(content)
+        with pytest.raises(UserError, match=said) as refused:
+            read_weights(tmp_path / f"{name}.pth")
+        assert "trust" not in str(refused.value) and "\x1b" not in str(refused.value)
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
     with pytest.raises(UserError, match=r"config.json: config has hidden_act='relu'"):
@@ -276,6 +285,8 @@ def test_a_probe_without_pretraining_judges_the_given_weights(small: Small, tmp_
     given = {"model": {"init": str(tmp_path / "a.pth")}}
     with pytest.raises(UserError, match="run `tgmae pretrain`, or take 'pretrain' out of `stages` to judge model.init"):
         run_probe(small(**given))
+    with pytest.raises(UserError, match="or name the weights to judge in model.init .`stages` has no pretrain"):
+        run_probe(small(stages=["probe"]))
     experiment = small(**given, stages=["probe"])
     assert weights_to_judge(experiment) == tmp_path / "a.pth"
     record = run_probe(experiment)
