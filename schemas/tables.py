@@ -140,7 +140,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises UserError when the file is missing, unreadable or has other columns.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there: run the stage that writes it (tgmae status shows which)")
+        raise UserError(f"{path} is missing: run the stage that writes it (tgmae status shows which)")
     try:
         found = pq.read_table(path.absolute())  # "exp:1/..." would be taken for a URL
     except (pa.ArrowInvalid, OSError) as error:

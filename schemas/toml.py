@@ -44,7 +44,7 @@ def load_experiment(path: Path | None, overrides: Sequence[str] = (), **defaults
 
 
 def _is_valid(values: dict[str, Any]) -> bool:
-    """Whether a file's own keys are: then a mistake is in what was set beside it."""
+    """Whether a file's own keys are: then a mistake is in what was set on the command line."""
     try:
         Experiment.model_validate({"workspace": "any", **values})
     except ValidationError:
@@ -133,5 +133,5 @@ def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]
 
 
 def dump(experiment: Experiment) -> str:
-    """The whole config as TOML, defaults included, to keep beside what it made."""
+    """The whole config as TOML, defaults included, to keep next to what it made."""
     return tomli_w.dumps(experiment.model_dump(mode="json"))

@@ -15,7 +15,7 @@ from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
 from train.data.videos import guide_command
-from train.models.weight_files import HEAD, weights_digest, weights_to_judge
+from train.models.weight_files import HEAD, weights_digest, weights_to_evaluate
 
 # On what is learned.
 NO_EFFECT = {"processes", "workers", "device", "log_every", "save_every", "keep", "compile", "fsdp", "wandb"}
@@ -63,9 +63,9 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
     if classes.is_file():
         inputs["classes"] = sha256_file(classes)
     if "pretrain" in experiment.stages:
-        inputs["pretrain"] = required_record(weights_to_judge(experiment), f"tgmae pretrain {workspace.root}").output
+        inputs["pretrain"] = required_record(weights_to_evaluate(experiment), f"tgmae pretrain {workspace.root}").output
     elif experiment.model.init:
-        inputs["init"] = weights_digest(weights_to_judge(experiment))
+        inputs["init"] = weights_digest(weights_to_evaluate(experiment))
     config: dict[str, Any] = {
         "clip": experiment.clip.model_dump(mode="json", include=SEEN),
         "model": experiment.model.model_dump(mode="json", exclude={"init", "decoder_depth", "checkpoint_activations"}),
@@ -104,7 +104,7 @@ def retrieve_spec(experiment: Experiment) -> StageSpec:
         return spec
     workspace = Workspace(Path(experiment.workspace))
     text = required_record(workspace.guide(name), guide_command(workspace, name)).output
-    head = sha256_file(weights_to_judge(experiment) / HEAD)
+    head = sha256_file(weights_to_evaluate(experiment) / HEAD)
     return replace(spec, config={**spec.config, "text": name}, inputs={**spec.inputs, "text": text, "head": head})
 
 
@@ -116,7 +116,7 @@ def captions_to_retrieve(experiment: Experiment) -> str | None:
     options, workspace = experiment.retrieve, Workspace(Path(experiment.workspace))
     if options.text == "never":
         return None
-    source = weights_to_judge(experiment)
+    source = weights_to_evaluate(experiment)
     name = experiment.text_name or (experiment.guide_name if experiment.guide in SPEAKING else None)
     name = name or f"embeddings-{experiment.captions}"
     if options.text == "auto":
@@ -137,7 +137,7 @@ def _frozen_spec(experiment: Experiment, stage: Literal["probe", "retrieve"], op
     run = workspace.run(experiment.name)
     config: dict[str, Any] = {stage: options.model_dump(mode="json", exclude=FASTER)}
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
-    source = weights_to_judge(experiment)
+    source = weights_to_evaluate(experiment)
     if source == run:
         inputs["pretrain"] = required_record(run, f"tgmae pretrain {workspace.root}").output
     else:

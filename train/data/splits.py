@@ -45,7 +45,7 @@ def labelled_split(
                 )
         videos = videos.where(used)
     if len(np.unique(videos.column("label"))) < 2:
-        raise UserError(f"all {len(videos)} labelled videos are of one class: there is nothing to tell apart")
+        raise UserError(f"all {len(videos)} labelled videos are of one class: there is nothing to classify")
     if train.all():
         raise UserError(f"{section}.test_share {test_share} of so few videos a class is none: raise it or add videos")
     return videos, train

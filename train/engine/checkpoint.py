@@ -100,7 +100,7 @@ def clean(run: Path) -> None:
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last whole checkpoint and its state.json, or None. Damaged ones are named on stderr and passed over.
+    """The last whole checkpoint and its state.json, or None. Damaged ones are named on stderr and ignored.
 
     Errors: UserError for a checkpoint of another format than this version's.
     """

@@ -1,4 +1,4 @@
-"""Ray itself: how long it is kept, and clusters that are not there."""
+"""Ray itself: how long it is kept, and clusters that are missing."""
 
 from __future__ import annotations
 
