@@ -30,7 +30,7 @@ from train.data.classes import NAMES, Classes, names_in, read_classes
 from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
 from train.data.recipe import Mixing, rand_augment, smoothed
 from train.data.sampling import BatchPlan, generator
-from train.data.splits import labelled_split
+from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.data.views import ViewsDataset
 from train.engine import resume
@@ -59,6 +59,7 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
     files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `rebuild`: see run_pretrain.
     Errors: UserError, as run_pretrain, and for labels, splits or weights that cannot be used.
     """
+    experiment = with_test_split(experiment, "finetune")
     spec, training = finetune_spec(experiment), finetune_training_spec(experiment)
     record = current_record(spec)
     if record is not None:
@@ -185,8 +186,18 @@ def _start(experiment: Experiment, model: Classifier, classes: Classes) -> tuple
     weights = read_weights(path, model.config)
     load_into(model.encoder, weights)
     facts = {"encoder": f"of {weights.source}, sha256 {weights.sha256[:16]}",
-             "head": _load_head(path, weights.state, model, classes)}  # fmt: skip
+             "head": _load_head(path, weights.state, model, classes), **_unlike_pretraining(path, experiment)}  # fmt: skip
     return Checkpoint(source=weights.source, sha256=weights.sha256), facts
+
+
+def _unlike_pretraining(path: Path, experiment: Experiment) -> dict[str, str]:
+    """Which clips a run was pretrained on, where fine-tuning takes others."""
+    record = read_record(path) if path.is_dir() else None
+    pretrained = {} if record is None else record.config.get("clip", {})
+    asked = experiment.clip.model_dump(mode="json", include={"frames", "stride", "size"})
+    others = [f"clip.{name} = {value}, pretrained with {pretrained[name]}" for name, value in sorted(asked.items())
+              if pretrained.get(name, value) != value]  # fmt: skip
+    return {"unlike pretraining": "; ".join(others)} if others else {}
 
 
 def _load_head(path: Path, state: Mapping[str, Tensor], model: Classifier, classes: Classes) -> str:

@@ -26,7 +26,7 @@ from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split
+from train.data.splits import Bools, labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
 from train.evaluation.accuracy import accuracies
@@ -51,6 +51,7 @@ def run_probe(experiment: Experiment) -> StageRecord:
     Errors: UserError when there are no weights, or the labels or splits do not make a test.
     """
     started = time.perf_counter()
+    experiment = with_test_split(experiment, "probe")
     spec, options = probe_spec(experiment), experiment.probe
     record = current_record(spec)
     if record is not None:

@@ -30,7 +30,7 @@ from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split
+from train.data.splits import Bools, labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
 from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
@@ -64,6 +64,7 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
     video_id, or captions are asked for and missing.
     """
     started = time.perf_counter()
+    experiment = with_test_split(experiment, "retrieve")
     spec, options = retrieve_spec(experiment), experiment.retrieve
     record = current_record(spec)
     if record is not None:

@@ -14,6 +14,7 @@ from schemas.config import SPEAKING, Experiment, Frozen
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
+from train.data.splits import with_test_split
 from train.data.videos import guide_command
 from train.models.weight_files import HEAD, weights_digest, weights_to_evaluate
 
@@ -51,7 +52,7 @@ SEEN = {"frames", "stride", "size", "flip"}  # keys of clip that fine-tuning loo
 def finetune_spec(experiment: Experiment) -> StageSpec:
     """All of it; its config's part "testing" can change without training again."""
     training = finetune_training_spec(experiment)
-    testing = experiment.finetune.model_dump(mode="json", include=TESTING)
+    testing = with_test_split(experiment, "finetune").finetune.model_dump(mode="json", include=TESTING)
     return replace(training, config={**training.config, "testing": testing})
 
 
@@ -93,12 +94,12 @@ FASTER = {"batch_size", "chunk"}  # keys of probe and retrieve that change no nu
 
 
 def probe_spec(experiment: Experiment) -> StageSpec:
-    return _frozen_spec(experiment, "probe", experiment.probe)
+    return _frozen_spec(experiment, "probe", with_test_split(experiment, "probe").probe)
 
 
 def retrieve_spec(experiment: Experiment) -> StageSpec:
     """With captions, its inputs are also the head and the text, and its config names the sidecar that holds those."""
-    spec = _frozen_spec(experiment, "retrieve", experiment.retrieve)
+    spec = _frozen_spec(experiment, "retrieve", with_test_split(experiment, "retrieve").retrieve)
     name = captions_to_retrieve(experiment)
     if name is None:
         return spec
