@@ -186,7 +186,8 @@ def _start(experiment: Experiment, model: Classifier, classes: Classes) -> tuple
     weights = read_weights(path, model.config)
     load_into(model.encoder, weights)
     facts = {"encoder": f"of {weights.source}, sha256 {weights.sha256[:16]}",
-             "head": _load_head(path, weights.state, model, classes), **_unlike_pretraining(path, experiment)}  # fmt: skip
+             "head": _load_head(path, weights.state, model, classes)}  # fmt: skip
+    facts |= _unlike_pretraining(path, experiment)
     return Checkpoint(source=weights.source, sha256=weights.sha256), facts
 
 

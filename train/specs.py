@@ -31,7 +31,8 @@ def pretrain_spec(experiment: Experiment) -> StageSpec:
     # What says which tokens are seen and which predicted: the other kind's section is not read.
     tokens = "arvideo" if experiment.objective.kind == "arvideo" else "mask"
     sections = {
-        name: getattr(experiment, name).model_dump(mode="json") for name in ("clip", tokens, "objective", "optim")
+        name: getattr(experiment, name).model_dump(mode="json", exclude={"any_guide"})
+        for name in ("clip", tokens, "objective", "optim")
     }
     sections["model"] = experiment.model.model_dump(mode="json", exclude={"init"})  # its content is an input
     if experiment.model.init:

@@ -4,6 +4,7 @@ from schemas.config.experiment import Experiment, StageName
 from schemas.config.pipeline import (
     CAPTION_SOURCES,
     GUIDES,
+    MOTION,
     SPEAKING,
     UNRANKED,
     Blip,
@@ -42,6 +43,7 @@ from schemas.config.train import (
 __all__ = [
     "CAPTION_SOURCES",
     "GUIDES",
+    "MOTION",
     "SPEAKING",
     "UNRANKED",
     "ARVideo",

@@ -10,6 +10,7 @@ from pydantic import field_validator, model_validator
 from schemas.config.pipeline import (
     CAPTION_SOURCES,
     GUIDES,
+    MOTION,
     SPEAKING,
     UNRANKED,
     Caption,
@@ -87,6 +88,12 @@ class Experiment(Section):
         masked = self.objective.kind == "mae"  # ARVideo reads no mask
         if masked and kind in ("top-k", "bottom-k", "motion-vectors", "motion-box") and self.guide in UNRANKED:
             raise ValueError(f"mask.kind = {kind!r} ranks score maps, which guide = {self.guide!r} has not")
+        motion = self.guide in MOTION or ":" in self.guide or self.mask.any_guide
+        if masked and kind in ("motion-vectors", "motion-box") and not motion:
+            raise ValueError(
+                f"mask.kind = {kind!r} ranks motion, guide = {self.guide!r} scores something else: set guide to "
+                f"{' or '.join(MOTION)}, or mask.any_guide = true if this is meant"
+            )
         if masked and kind == "optical-flow" and self.guide != "optical-flow":
             raise ValueError("mask.kind = 'optical-flow' carries a map along the flow: it needs guide = 'optical-flow'")
         if self.mask.text_share != (1.0, 1.0) and kind != "top-k":

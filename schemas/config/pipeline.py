@@ -10,6 +10,7 @@ from schemas.config.section import NotNegative, Positive, Precision, Section, Sh
 
 GUIDES = ("text", "embeddings", "motion-vectors", "optical-flow", "flow-magnitude", "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
+MOTION = ("motion-vectors", "flow-magnitude")  # guides whose scores are of motion
 UNRANKED = ("embeddings", "optical-flow", "none")  # guides without a score to rank patches by
 CAPTION_SOURCES = ("blip2", "blip", "lavis", "oracle", "llm", "file")
 

@@ -70,6 +70,7 @@ def test_overrides_take_toml_or_plain_text(override: str, value: object) -> None
         ("guide=embeddings", "ranks score maps, which guide = 'embeddings' has not"),
         ("guide=optical-flow", "ranks score maps, which guide = 'optical-flow' has not"),
         ("guide=texts", "not one of text, embeddings, motion-vectors"),
+        ("mask.kind=motion-box", "ranks motion, guide = 'text' scores something else"),
         ("mask.kind=optical-flow", "it needs guide = 'optical-flow'"),
         ("clip.size=100", "not a multiple of model.patch"),
         ("clip.frames=15", "not a multiple of model.tubelet"),
