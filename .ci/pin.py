@@ -2,7 +2,7 @@
 """Writes constraints.txt: what pip resolves for tgmae with all extras, on every Python given. Installs nothing.
 
 .ci/pin.py python3.10 python3.11 python3.12 python3.13              # keeps the pins there are, adds what is missing
-.ci/pin.py --upgrade python3.10 python3.11 python3.12 python3.13    # resolves everything anew
+.ci/pin.py --upgrade python3.10 python3.11 python3.12 python3.13    # resolves everything again
 """
 
 from __future__ import annotations

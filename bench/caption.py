@@ -1,4 +1,4 @@
-"""What captioning costs beside the model: Ray's overhead, the wait for frames, and what more actors bring.
+"""What captioning costs apart from the model: Ray's overhead, the wait for frames, and what more actors bring.
 
     python bench/caption.py [--data FOLDER] [--model NAME_OR_FOLDER] [--rounds 3]
 

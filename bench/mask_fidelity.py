@@ -210,7 +210,7 @@ def itself(
 def why(
     videos: list[Video], online: Scorer, text: Text, short: int, size: int, patch: int, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """IoU at ratio 0.6 of centred views, by what differs; beside a grid of half the pitch."""
+    """IoU at ratio 0.6 of centred views, by what differs; next to a grid of half the pitch."""
     grids = {f"grid_stride {pitch}": Scorer(f"why {pitch}", text.model_copy(update={"grid_stride": pitch}))
              for pitch in (patch, patch // 2, patch // 4)}  # fmt: skip
     offsets = {"aligned": 0, "half a patch off": patch // 2}

@@ -5,7 +5,7 @@
 Measured here: crops a second of the encoder (random weights, the real architecture, the guide's own code: crops cut
 and resized, embedded, compared), its FLOPs by torch's counter, and what share they are of the rate of a large matrix
 product on the same device. Derived: FLOPs of a dataset, from its videos and their length, and hours on 1 and 64 GPUs
-of `--tflops` at `--utilisation`, which are assumptions. The encoder's share alone: decoding runs beside it, captions
+of `--tflops` at `--utilisation`, which are assumptions. The encoder's share alone: decoding runs next to it, captions
 come once in both ways. Prints JSON.
 """
 

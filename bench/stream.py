@@ -1,4 +1,4 @@
-"""How fast the trainer's clips come out of the shards, knob by knob, beside the way of the original VideoMAE loader.
+"""How fast the trainer's clips come out of the shards, knob by knob, next to the way of the original VideoMAE loader.
 
     python bench/stream.py [--data FOLDER] [--videos 32] [--rounds 5]
 

@@ -53,7 +53,7 @@ from train.data.augment import axis_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HALF_CROPS = "crops, half the size"
-KEPT = (0.99, 0.996, 0.998, 0.9995, 0.9999)  # shares of the variance, beside the default
+KEPT = (0.99, 0.996, 0.998, 0.9995, 0.9999)  # shares of the variance, next to the default
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One update of pretraining, ours beside transformers' VideoMAE and the original code; and with CLIP inside the step.
+"""One update of pretraining, ours next to transformers' VideoMAE and the original code; and with CLIP inside the step.
 
     python bench/train_step.py [--size small] [--batch 2] [--videomae FOLDER] [--clip local-dir:FOLDER] [--memory]
 

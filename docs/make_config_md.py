@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/config.md from schemas/config/: every key with its type, its default and the comment beside it."""
+"""Writes docs/config.md from schemas/config/: every key with its type, its default and the comment next to it."""
 
 from __future__ import annotations
 

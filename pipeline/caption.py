@@ -13,8 +13,8 @@ from pipeline.captioners import (
     FrameCaptioner,
     NoCaption,
     RowCaptioner,
-    Said,
     SamplingCaptioner,
+    TimedText,
     make_captioner,
     seed_of,
 )
@@ -50,11 +50,11 @@ WAITING = 8  # batches' worth of frames that may wait for others of their size
 
 @dataclass
 class Video:
-    """A video on its way through the model: the keyframes still due, what was said so far, or why it failed."""
+    """A video on its way through the model: the keyframes still due, the texts so far, or why it failed."""
 
     row: Row
     due: int
-    said: list[Said] = field(default_factory=list)
+    texts: list[TimedText] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -79,7 +79,7 @@ class RowWorker:
         for row in unit.rows:
             video = Video(row, 0)
             try:
-                video.said = self._captioner.describe(row)
+                video.texts = self._captioner.describe(row)
             except UserError:
                 raise
             except Exception as error:  # becomes the video's failure, with its reason
@@ -149,7 +149,7 @@ class CaptionWorker:
             if isinstance(text, Exception):
                 video.error = video.error or text
             else:
-                video.said.append(Said(text, frame.index, frame.time))
+                video.texts.append(TimedText(text, frame.index, frame.time))
             video.due -= 1
             if video.due == 0:
                 yield 1
@@ -183,24 +183,24 @@ def _result(shard: int, videos: list[Video], clock: dict[str, float], clean: Cle
     changes: list[Row] = []
     for video in videos:
         about = {"key": video.row["key"], "video_id": video.row["video_id"]}
-        kept: list[Said] = []
+        kept: list[TimedText] = []
         mended: list[Row] = []
-        if odd := [said.text for said in video.said if not is_utf8(said.text)]:
-            video.error, video.said = BadCaption(f"a caption is not UTF-8: {shown(odd[0])}"), []
-        for said in video.said:
-            before = " ".join(said.text.split())
+        if odd := [text.text for text in video.texts if not is_utf8(text.text)]:
+            video.error, video.texts = BadCaption(f"a caption is not UTF-8: {shown(odd[0])}"), []
+        for text in video.texts:
+            before = " ".join(text.text.split())
             after, steps = cleaned(before, clean) if clean.enabled else (before, [])
             if steps:
                 number = len(kept) if after else None
                 mended.append({**about, "caption": number, "steps": "+".join(steps), "before": before, "after": after})
             if after:
-                kept.append(said._replace(text=after))
+                kept.append(text._replace(text=after))
         error = video.error or (None if kept else NoCaption(_nothing(mended)))
         if error is not None:
             failures.append(failure(about["video_id"], STAGE, error))
             mended = [{**row, "caption": None} for row in mended]
         else:
-            rows += [{**about, "caption": number, **said._asdict()} for number, said in enumerate(kept)]
+            rows += [{**about, "caption": number, **text._asdict()} for number, text in enumerate(kept)]
         changes += mended
     return ShardResult(shard, rows, failures, seconds=clock, side={CHANGED: changes} if clean.enabled else {})
 
@@ -226,7 +226,7 @@ def run_caption(experiment: Experiment) -> StageRecord:
     """Makes the caption set `experiment.captions`, or what is missing of it.
 
     Writes captions.parquet and failures.parquet, with caption.clean changes.parquet, and what the source adds.
-    Raises UserError when the manifest is not there, the source cannot be used, or too many videos fail.
+    Raises UserError when the manifest is missing, the source cannot be used, or too many videos fail.
     """
     spec = caption_spec(experiment)
     record = current_record(spec)

@@ -1,4 +1,4 @@
-"""Caption sets that look at no video: which captioner makes them, and what is laid beside the captions."""
+"""Caption sets that look at no video: which captioner makes them, and what is stored next to the captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from schemas.workspace import Workspace
 @dataclass(frozen=True)
 class RowSource:
     captioner: RowCaptioner
-    notes: Mapping[str, bytes] = field(default_factory=dict)  # files beside captions.parquet
+    notes: Mapping[str, bytes] = field(default_factory=dict)  # files next to captions.parquet
 
 
 def row_source(experiment: Experiment, manifest: list[Row]) -> RowSource | None:

@@ -1,4 +1,4 @@
-"""The features stage (`text.cache`): every patch's embedding, kept compactly beside the clips, without captions.
+"""The features stage (`text.cache`): every patch's embedding, kept compactly next to the clips, without captions.
 
 `features/X/NNNNNN.tar` holds the keys of `clips/NNNNNN.tar` in the same order: KEY.json, KEY.codes.bin
 (pipeline/guides/cache.py); NNNNNN.basis.npz is what the codes of that tar are coordinates in, fitted on a sample of
@@ -71,7 +71,7 @@ class FeaturesWorker(SidecarWorker):
         """Counted is 1. Raises ValueError for an embedding that is NaN or infinite."""
         embedded = (self._embed(frames_FHW3) for frames_FHW3 in chunks)
         if self._basis is None:
-            list(embedded)  # a video that cannot be read says so itself
+            list(embedded)  # a video that cannot be read reports that itself
             raise ValueError("every feature of the shard's sample is NaN or infinite: the encoder is broken")
         return {"json": meta_bytes(meta), MEMBER: pack(embedded, *self._basis, self._options.cache_bits)}, 1
 

@@ -1,4 +1,4 @@
-"""The guide stage: a score for each patch of each clip, in tars beside the clips' (section 3.3).
+"""The guide stage: a score for each patch of each clip, in tars next to the clips' (section 3.3).
 
 `guides/X/NNNNNN.tar` holds the keys of `clips/NNNNNN.tar` in the same order: KEY.json, KEY.scores.npy, KEY.text.npy.
 """

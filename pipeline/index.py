@@ -1,6 +1,6 @@
 """The index stage: which videos there are, and whether each can be read. Writes manifest.parquet.
 
-Files that were probed are kept in `.parts/` every few seconds, so that a stopped run goes on where it was.
+Files that were probed are kept in `.parts/` every few seconds, so that a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def run_index(experiment: Experiment) -> StageRecord:
     if listing.extra:
         print(f"index: {len(listing.extra)} videos are in no list: see {spec.folder / EXTRA}", file=sys.stderr)
     if listing.ignored:
-        print(shown(f"index: passed over {_counted(listing.ignored)}"), file=sys.stderr)
+        print(shown(f"index: ignored {_counted(listing.ignored)}"), file=sys.stderr)
     if not listing.entries and not listing.failures:
         raise UserError(f"no videos in {root}: {_counted(listing.ignored) or 'it is empty'}")
     _take_once(listing)
@@ -103,7 +103,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
         if exceeds_budget(failed, total, experiment.max_failures):
             missing = sum(row["error"] == MissingFile.__name__ for row in listing.failures)
             guess = (
-                f"{missing} are not there: is {root} (index.data) their folder?"
+                f"{missing} are missing: is {root} (index.data) their folder?"
                 if missing > total / 2
                 else "Is this the right folder and format?"
             )
@@ -120,7 +120,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
     with (
         Progress(STAGE, len(listing.entries), done=done, hidden=not pending) as progress,
         closing(_probed(root, pending, experiment.index.workers)) as results,
-        closing(_Keeper(parts)) as keeper,
+        closing(_FactsWriter(parts)) as keeper,
     ):
         for path, found in results:
             facts[path] = found
@@ -155,7 +155,7 @@ def probe_file(path: str) -> VideoFacts | VideoError:
         return error
 
 
-class _Keeper:
+class _FactsWriter:
     """Writes what was probed, every few seconds and at the end."""
 
     def __init__(self, parts: Path) -> None:

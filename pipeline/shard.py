@@ -133,7 +133,7 @@ def plan_shards(rows: Sequence[Row], options: Shard) -> list[Unit]:
 def run_shard(experiment: Experiment) -> StageRecord:
     """Makes clips/, or what is missing of it: a tar a shard, index.parquet, failures.parquet, stage.json.
 
-    Raises UserError when the manifest is not there or too many videos fail.
+    Raises UserError when the manifest is missing or too many videos fail.
     """
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")

@@ -1,4 +1,4 @@
-"""Tars beside the clips': the keys of `clips/NNNNNN.tar` in the same order, and what was made of each video."""
+"""Tars next to the clips': the keys of `clips/NNNNNN.tar` in the same order, and what was made of each video."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SidecarWorker:
         path = self._clips / shard_name(shard)
         if not path.is_file():
             folder = self._clips
-            raise UserError(f"{path} is not there, though {folder}'s index names it: delete {folder} and make it again")
+            raise UserError(f"{path} is missing, though {folder}'s index names it: delete {folder} and make it again")
         with open(path, "rb") as tar:
             for row in rows:
                 sample = read_sample(tar, row["offset"], row["length"], row["key"])

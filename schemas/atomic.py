@@ -15,7 +15,7 @@ TEMPORARY = ".tmp"  # the suffix of a file that is still being written; readers 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
+    """Yields a temporary path next to `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:

@@ -6,6 +6,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+LONGEST = 80  # characters of a name that similar ones are looked for: the search is quadratic
+
 
 class UserError(Exception):
     """Something the user can put right. The message names what was found, what was expected, what to do.
@@ -17,7 +19,7 @@ class UserError(Exception):
 def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     """An error for an unknown name that lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(found[:LONGEST], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
 

@@ -1,6 +1,6 @@
 """One writer at a time for each stage and run.
 
-The lock is the kernel's (flock), on a hidden file beside the folder: it ends with the process that holds it, however
+The lock is the kernel's (flock), on a hidden file next to the folder: it ends with the process that holds it, however
 that ends. What the file says of its holder is for messages only.
 """
 

@@ -60,7 +60,7 @@ class Progress:
         self.stop()
 
     def advance(self, count: int = 1, **notes: object) -> None:
-        """`count` more are done (fewer, where it is negative); notes stay until they are given anew."""
+        """`count` more are done (fewer, where it is negative); notes stay until they are given again."""
         self.done += count
         self._notes |= {name: str(value) for name, value in notes.items()}
         if self._bar is not None:

@@ -1,6 +1,6 @@
 """A finished folder stays until what replaces it is finished, too.
 
-The new one is built in a hidden folder beside it and takes its place by two renames. Wherever that is cut off,
+The new one is built in a hidden folder next to it and takes its place by two renames. Wherever that is cut off,
 `settle` ends with the old folder or the new one, whole.
 """
 
@@ -27,7 +27,7 @@ def replaced_folder(folder: Path) -> Path:
 
 
 def build_folder(folder: Path) -> Path:
-    """Where to build: in the folder itself, or, when it is finished, beside it."""
+    """Where to build: in the folder itself, or, when it is finished, next to it."""
     return replacement_folder(folder) if (folder / FILE).is_file() else folder
 
 

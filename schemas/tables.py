@@ -131,7 +131,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]] | pa.Table, schema: p
         if not field.nullable and content.column(field.name).null_count:
             raise ValueError(f"{path.name}: column {field.name!r} has nulls")
     with replacing(path) as partial:
-        pq.write_table(content, partial, compression="zstd")
+        pq.write_table(content, partial.absolute(), compression="zstd")
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -140,9 +140,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises UserError when the file is missing, unreadable or has other columns.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there: run the stage that writes it (tgmae status shows which)")
+        raise UserError(f"{path} is missing: run the stage that writes it (tgmae status shows which)")
     try:
-        found = pq.read_table(path)
+        found = pq.read_table(path.absolute())  # "exp:1/..." would be taken for a URL
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
     missing = [name for name in schema.names if name not in found.column_names]

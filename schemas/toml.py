@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+
+DEEPEST, LONGEST = 8, 100_000  # names in a key; characters of an override
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,12 +31,25 @@ def load_experiment(path: Path | None, overrides: Sequence[str] = (), **defaults
     Raises UserError for an unreadable file, an unknown key, or a value out of range.
     """
     values = {**defaults, **(_read(path, ()) if path else {})}
+    kept = deepcopy(values)
     for override in overrides:
         _apply(values, override)
+    if "\\u0000" in json.dumps(values, default=str):
+        raise UserError("a value of the config holds a NUL character, which no path or name can have")
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, str(path) if path else "the command line")) from error
+        given = path is None or _is_valid(kept)
+        raise UserError(_explain(error, "the command line" if given else str(path))) from error
+
+
+def _is_valid(values: dict[str, Any]) -> bool:
+    """Whether a file's own keys are: then a mistake is in what was set on the command line."""
+    try:
+        Experiment.model_validate({"workspace": "any", **values})
+    except ValidationError:
+        return False
+    return True
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -42,7 +59,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     base = values.pop("base", None)
     if base is None:
@@ -66,9 +83,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
     names = key.strip().split(".")
     if not equals or not all(names):
         raise UserError(f"--set {override!r} is not of the form section.key=value")
+    if len(names) > DEEPEST or len(override) > LONGEST:
+        raise UserError(f"--set {override[:60]!r}...: too long for a key and its value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     for name in names[:-1]:
         values[name] = dict(values.get(name, {})) if isinstance(values.get(name, {}), dict) else {}
@@ -85,7 +104,7 @@ def _explain(error: ValidationError, source: str) -> str:
         elif problem["type"] == "value_error":
             lines.append(f"{'.'.join(place) + ': ' if place else ''}{problem['ctx']['error']}")
         else:
-            lines.append(f"{'.'.join(place)} = {problem['input']!r}: {problem['msg']}")
+            lines.append(f"{'.'.join(place)} = {repr(problem['input'])[:200]}: {problem['msg']}")
     return f"in {source}: " + "; ".join(lines)
 
 
@@ -94,11 +113,11 @@ def _unknown_key(place: list[str]) -> str:
     for name in place[:-1]:
         model = model.model_fields[name].annotation  # type: ignore[assignment]
     known = list(model.model_fields)
-    near = [".".join([*place[:-1], name]) for name in difflib.get_close_matches(place[-1], known, n=1, cutoff=0.6)]
+    near = [".".join([*place[:-1], name]) for name in difflib.get_close_matches(place[-1][:80], known, n=1, cutoff=0.6)]
     # The right name in the wrong section is as frequent a mistake as a misspelt one.
     near = [key for key in all_keys() if key.rpartition(".")[2] == place[-1]][:1] or near
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-    return f"unknown key {'.'.join(place)!r}, {hint}"
+    return f"unknown key {'.'.join(place)[:200]!r}, {hint}"
 
 
 def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
@@ -114,5 +133,5 @@ def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]
 
 
 def dump(experiment: Experiment) -> str:
-    """The whole config as TOML, defaults included, to keep beside what it made."""
+    """The whole config as TOML, defaults included, to keep next to what it made."""
     return tomli_w.dumps(experiment.model_dump(mode="json"))

@@ -19,7 +19,7 @@ FORBIDDEN = {  # room -> packages that no module of it imports, not even inside 
     "pipeline": {"tgmae", "train"},
     "train": {"lavis", "open_clip", "pipeline", "ray", "tgmae", "transformers"},
 }
-BELOW = {  # room inside a room -> the rooms beside it that it may import; what is not listed may import all of its own
+BELOW = {  # room inside a room -> the rooms next to it that it may import; what is not listed may import all of its own
     "schemas": {"schemas.config"},
     "schemas.config": {"schemas"},
     "pipeline.media": set(),

@@ -49,9 +49,9 @@ def test_what_all_rows_share(name: str) -> None:
     assert run.clip.flip == (run.index.format != "ssv2")
     views = (run.finetune.temporal_views, run.finetune.spatial_views)
     assert views == ((2, 3) if run.index.format == "ssv2" else (5, 3))
-    for judged in (run.probe, run.retrieve) if "retrieve" in run.stages else (run.probe,):
-        assert (judged.views, judged.spatial_views) == views  # "the same 16-frame clip ... and multi-view protocol"
-        assert judged.sampling == ("segments" if run.index.format == "ssv2" else "dense")
+    for frozen in (run.probe, run.retrieve) if "retrieve" in run.stages else (run.probe,):
+        assert (frozen.views, frozen.spatial_views) == views  # "the same 16-frame clip ... and multi-view protocol"
+        assert frozen.sampling == ("segments" if run.index.format == "ssv2" else "dense")
     if "pretrain" in run.stages:
         optim = run.optim
         assert (optim.base_lr, optim.weight_decay, optim.betas, optim.epochs) == (1.5e-4, 0.05, (0.9, 0.95), 200)

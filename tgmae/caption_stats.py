@@ -80,7 +80,7 @@ def _described(workspace: Workspace, found: CaptionSet) -> Iterator[str]:
     yield _line("duplicates", f"{repeated:.1%} of the captions repeat another, {within:.1%} one of their own video")
     said, count = Counter(texts).most_common(1)[0]
     if count > 1:
-        yield _line("most said", f"{count} times: {said}")
+        yield _line("most frequent", f"{count} times: {said}")
     frequent = ", ".join(f"{word} {number}" for word, number in Counter(_content(texts)).most_common(WORDS))
     yield _line("words", f"{len(set(_words(texts)))} different; {frequent}")
     yield from _cleaned(workspace.captions(found.name))
@@ -128,7 +128,7 @@ def clip_scores(folder: Path) -> np.ndarray:
 
 
 def diff(workspace: Workspace, first: str, second: str) -> Iterator[str]:
-    """What two sets have in common and where they differ. Raises UserError when one of them is not there."""
+    """What two sets have in common and where they differ. Raises UserError when one of them is missing."""
     a, b = load(workspace, first), load(workspace, second)
     both = sorted(a.texts.keys() & b.texts.keys())
     yield shown(f"{first}: {_settings(a.record)}")

@@ -129,7 +129,7 @@ def sweep(
 @app.command()
 def table(
     folders: Annotated[list[Path], typer.Argument(help="Workspaces, or folders that hold some.")],
-    paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers beside ours.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers next to ours.")] = False,
 ) -> None:
     """Show the results of finetune, probe and retrieve as a Markdown table: the mean over seeds, and its spread."""
     from tgmae.result_tables import find_results, paper_tables, run_table

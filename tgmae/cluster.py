@@ -1,7 +1,7 @@
 """`--ray-address` of what trains: `python -m train` by Ray Train, and the experiments of a sweep side by side.
 
 The nodes see the workspace under the same path and have tgmae installed. Nothing of the loop differs from
-torchrun: Ray starts the processes and joins them into a group, and a run goes on from its own checkpoints.
+torchrun: Ray starts the processes and joins them into a group, and a run resumes from its own checkpoints.
 """
 
 from __future__ import annotations

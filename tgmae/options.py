@@ -48,6 +48,18 @@ class Given:
         given = [f"{key.replace('__', '.')}={quoted(value)}" for key, value in keys.items() if value is not None]
         return load_experiment(self.config, [*self.overrides, *given])
 
+    def of_run(self, workspace: Path, name: str | None, **keys: Any) -> Any:
+        """The experiment that a run was trained with, under the options given; without such a run, as experiment()."""
+        from dataclasses import replace
+
+        from schemas.workspace import Workspace
+
+        config = Workspace(workspace).run(name or "pretrain") / "config.toml"
+        given = self if self.config is not None or not config.is_file() else replace(self, config=config)
+        if given is not self:
+            typer.echo(f"config of the run: {config}")
+        return given.experiment(workspace=workspace, name=name, **keys)
+
     def run(self, stage: str, experiment: Any) -> None:
         from tgmae.run import run_one
 

@@ -1,4 +1,4 @@
-"""`tgmae table`: the results that runs left, as tables; the paper's, with its own numbers beside, or one of all runs.
+"""`tgmae table`: the results that runs left, as tables: the paper's, its numbers next to ours, or one of all runs.
 
 A result belongs to a row of the paper when its run has the name and its dataset the format of the row's config. Runs
 that differ in nothing but seeds are one row: the mean, the standard deviation, and how many they are.
@@ -39,7 +39,7 @@ Group = list[Result]
 def find_results(folders: Iterable[Path]) -> list[Result]:
     """All results under the folders, a workspace or several, in order of their paths.
 
-    Errors: UserError for a folder that is not there, a file that is not a result, and when there is none at all.
+    Errors: UserError for a folder that is missing, a file that is not a result, and when there is none at all.
     """
     paths: list[Path] = []
     for folder in folders:

@@ -119,16 +119,16 @@ def pretrain(
 @experiment_command("ray_address", "rebuild")
 def finetune(given: Given, workspace: Folder, name: Name = None) -> None:
     """Fine-tune an encoder to classify and test it by several views of each video (docs/finetune.md)."""
-    given.run("finetune", given.experiment(workspace=workspace, name=name))
+    given.run("finetune", given.of_run(workspace, name))
 
 
 @experiment_command("rebuild")
 def probe(given: Given, workspace: Folder, captions: Captions = None, name: Name = None) -> None:
     """Classify by the frozen features of an encoder: linear probes and k-NN."""
-    given.run("probe", given.experiment(workspace=workspace, captions=captions, name=name))
+    given.run("probe", given.of_run(workspace, name, captions=captions))
 
 
 @experiment_command("rebuild")
 def retrieve(given: Given, workspace: Folder, captions: Captions = None, name: Name = None) -> None:
     """Video-to-video retrieval by frozen features, and text-to-video where the encoder has a contrastive head."""
-    given.run("retrieve", given.experiment(workspace=workspace, captions=captions, name=name))
+    given.run("retrieve", given.of_run(workspace, name, captions=captions))

@@ -1,6 +1,6 @@
 """`tgmae sweep`: a list of experiments, each over several seeds, one after the other or side by side on a Ray cluster.
 
-What is done already is found current and skipped, as `tgmae run` does. An experiment that fails is told at the end
+What is done already is found current and skipped, as `tgmae run` does. An experiment that fails is reported at the end
 and does not stop the others.
 """
 

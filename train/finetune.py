@@ -1,9 +1,9 @@
-"""Fine-tuning an encoder to tell classes apart, and the multi-view test of what it learnt.
+"""Fine-tuning an encoder to classify, and the multi-view test of what it learnt.
 
     python -m train finetune work/demo.toml [--set finetune.epochs=20]
     torchrun --nproc-per-node 8 -m train finetune configs/ssv2.toml
 
-VideoMAE's recipe, in the loop that pretraining uses: a run that is killed goes on where it was, and
+VideoMAE's recipe, in the loop that pretraining uses: a run that is killed resumes, and
 ends in the same weights, bit for bit on CPU in float32. The test is that of the last update's
 weights, as in VideoMAE; other views or another test split test again without training.
 
@@ -30,7 +30,7 @@ from train.data.classes import NAMES, Classes, names_in, read_classes
 from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
 from train.data.recipe import Mixing, rand_augment, smoothed
 from train.data.sampling import BatchPlan, generator
-from train.data.splits import labelled_split
+from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.data.views import ViewsDataset
 from train.engine import resume
@@ -44,7 +44,7 @@ from train.evaluation.results import Checkpoint
 from train.models.cubes import normalise
 from train.models.objective import model_config
 from train.models.videomae import Classifier
-from train.models.weight_files import weights_to_judge
+from train.models.weight_files import weights_to_evaluate
 from train.models.weights import load_into, read_weights
 from train.pretrain import MODEL, save_module
 from train.specs import finetune_spec, finetune_training_spec, training_part
@@ -53,12 +53,13 @@ HEAD = ("head.", "fc_norm.")
 
 
 def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecord:
-    """Fine-tunes and tests, or goes on where the run of this name was stopped; returns at once when it is complete.
+    """Fine-tunes and tests, or resumes the run of this name; returns at once when it is complete.
 
     Leaves model.safetensors (a Classifier's state), config.toml, metrics.jsonl, tensorboard/, checkpoints/, the
     files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `rebuild`: see run_pretrain.
     Errors: UserError, as run_pretrain, and for labels, splits or weights that cannot be used.
     """
+    experiment = with_test_split(experiment, "finetune")
     spec, training = finetune_spec(experiment), finetune_training_spec(experiment)
     record = current_record(spec)
     if record is not None:
@@ -122,7 +123,7 @@ class Tuner(Loop):
     def __init__(self, experiment: Experiment, spec: StageSpec, ranks: Ranks, data: Data) -> None:
         options, self.classes = experiment.finetune, data.classes
         if options.rand_augment:
-            rand_augment(options.rand_augment)  # a mistake in it is told now, not by a loader worker
+            rand_augment(options.rand_augment)  # a mistake in it is reported now, not by a loader worker
         torch.manual_seed(options.seed)
         config = dataclasses.replace(model_config(experiment), drop_path=options.drop_path)
         model = Classifier(config, data.classes.outputs, dropout=options.dropout)
@@ -181,12 +182,22 @@ def _start(experiment: Experiment, model: Classifier, classes: Classes) -> tuple
     if "pretrain" not in experiment.stages and not experiment.model.init:
         text = "untrained, for `stages` has no pretrain and model.init names no weights"
         return Checkpoint(source="untrained", sha256=None), {"encoder": text, "head": "untrained"}
-    path = weights_to_judge(experiment)
+    path = weights_to_evaluate(experiment)
     weights = read_weights(path, model.config)
     load_into(model.encoder, weights)
     facts = {"encoder": f"of {weights.source}, sha256 {weights.sha256[:16]}",
-             "head": _load_head(path, weights.state, model, classes)}  # fmt: skip
+             "head": _load_head(path, weights.state, model, classes), **_unlike_pretraining(path, experiment)}  # fmt: skip
     return Checkpoint(source=weights.source, sha256=weights.sha256), facts
+
+
+def _unlike_pretraining(path: Path, experiment: Experiment) -> dict[str, str]:
+    """Which clips a run was pretrained on, where fine-tuning takes others."""
+    record = read_record(path) if path.is_dir() else None
+    pretrained = {} if record is None else record.config.get("clip", {})
+    asked = experiment.clip.model_dump(mode="json", include={"frames", "stride", "size"})
+    others = [f"clip.{name} = {value}, pretrained with {pretrained[name]}" for name, value in sorted(asked.items())
+              if pretrained.get(name, value) != value]  # fmt: skip
+    return {"unlike pretraining": "; ".join(others)} if others else {}
 
 
 def _load_head(path: Path, state: Mapping[str, Tensor], model: Classifier, classes: Classes) -> str:
@@ -199,7 +210,7 @@ def _load_head(path: Path, state: Mapping[str, Tensor], model: Classifier, class
         found = "unnamed" if names is None else f"{len(names)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
         return f"untrained, for {path} is a classifier of other classes: {found}, here are {len(own)}"
     model.load_state_dict({name: tensor for name, tensor in state.items() if name.startswith(HEAD)}, strict=False)
-    return f"of {path}, which tells the same classes apart"
+    return f"of {path}, which has the same classes"
 
 
 def _finish(tuner: Tuner, spec: StageSpec, data: Data) -> None:

@@ -5,7 +5,7 @@
 
 A run that is killed and started again ends in the same weights as one that was not: bit for bit on
 CPU in float32. For this, nothing random outlives an update: the stream is a pure function of its
-position (train/data/stream.py), and torch's generator is seeded anew for every update.
+position (train/data/stream.py), and torch's generator is seeded again for every update.
 
 Gradients are accumulated over `optim.accumulate` micro-batches. The masked-autoencoder loss is then
 that of the whole batch; the contrastive loss is not, for its negatives and its batch norm see one
@@ -32,7 +32,7 @@ __all__ = ["HEAD", "MODEL", "run_pretrain", "save_module"]
 
 
 def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecord:
-    """Pretrains, or goes on where the run of this name was stopped; returns at once when it is complete.
+    """Pretrains, or resumes the run of this name; returns at once when it is complete.
 
     Leaves model.safetensors (a PretrainModel's state), head.safetensors where there is a contrastive
     part, config.toml, metrics.jsonl, tensorboard/, checkpoints/ and stage.json in runs/<name>.

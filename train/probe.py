@@ -26,11 +26,11 @@ from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split
+from train.data.splits import Bools, labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
 from train.evaluation.accuracy import accuracies
-from train.evaluation.frozen_encoder import Judged, Missing, missing_videos
+from train.evaluation.frozen_encoder import FrozenEncoder, Missing, missing_videos
 from train.evaluation.linear import Sweep, choose_lr, fit_logistic, fit_steps, standardise, step_scores
 from train.evaluation.neighbours import nearest, votes
 from train.evaluation.results import FILE as RESULT
@@ -51,21 +51,22 @@ def run_probe(experiment: Experiment) -> StageRecord:
     Errors: UserError when there are no weights, or the labels or splits do not make a test.
     """
     started = time.perf_counter()
+    experiment = with_test_split(experiment, "probe")
     spec, options = probe_spec(experiment), experiment.probe
     record = current_record(spec)
     if record is not None:
         return record
-    judged = Judged(experiment, spec, options)
+    frozen = FrozenEncoder(experiment, spec, options)
     videos = open_videos(Workspace(Path(experiment.workspace)))
     videos, train = labelled_split(videos, options.train_split, options.test_split, options.test_share)
-    features = judged.features(videos)
+    features = frozen.features(videos)
     missing = missing_videos("probe", options, videos, train, features.read_S)
     task = Task.of(videos, train, features, missing)
-    metrics, sweep = task.metrics(options, judged.device)
+    metrics, sweep = task.metrics(options, frozen.device)
     if options.untrained:
-        others = judged.features(videos, untrained=True)
+        others = frozen.features(videos, untrained=True)
         again = Task.of(videos, train, others, missing_videos("probe", options, videos, train, others.read_S))
-        metrics |= {f"{name}_untrained": value for name, value in again.metrics(options, judged.device)[0].items()}
+        metrics |= {f"{name}_untrained": value for name, value in again.metrics(options, frozen.device)[0].items()}
     counts = {
         "train": int(train.sum()), "test": int((~train).sum()) + missing.counts["absent"], "classes": task.classes,
         "classes_without_training": len(task.unseen), **missing.counts,
@@ -87,7 +88,7 @@ def run_probe(experiment: Experiment) -> StageRecord:
         write_json(folder / FILES[0], result)
         write_result(
             folder, experiment, kind="probe", dataset=spec.inputs["clips"], counts=counts, seconds=seconds,
-            checkpoint=judged.checkpoint, metrics=metrics, views=judged.views, warnings=warnings,
+            checkpoint=frozen.checkpoint, metrics=metrics, views=frozen.views, warnings=warnings,
         )  # fmt: skip
         return finish(spec, folder / FILES[0], files=FILES, counts=counts, info=result, seconds=seconds)
 

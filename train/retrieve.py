@@ -30,10 +30,10 @@ from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split
+from train.data.splits import Bools, labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
-from train.evaluation.frozen_encoder import Judged, missing_videos
+from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
 from train.evaluation.neighbours import KS, Neighbours, nearest, recalls
 from train.evaluation.results import FILE as RESULT
 from train.evaluation.results import write_result
@@ -61,26 +61,27 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
 
     Leaves result.json, neighbours.parquet and stage.json in runs/<name>/retrieve, the features in runs/<name>/features.
     Errors: UserError when there are no weights, the labels or splits do not make a test, retrieve.group fits no
-    video_id, or captions are asked for that are not there.
+    video_id, or captions are asked for and missing.
     """
     started = time.perf_counter()
+    experiment = with_test_split(experiment, "retrieve")
     spec, options = retrieve_spec(experiment), experiment.retrieve
     record = current_record(spec)
     if record is not None:
         return record
-    judged = Judged(experiment, spec, options)
+    frozen = FrozenEncoder(experiment, spec, options)
     sidecar = spec.config.get("text")
     videos = open_videos(Workspace(Path(experiment.workspace)), sidecar)
     videos, train = labelled_split(
         videos, options.train_split, options.test_split, options.test_share, section="retrieve"
     )
     group_S = groups([str(name) for name in videos.strings("video_id")], options.group) if options.group else None
-    search = Search(videos, train, group_S, chunk=options.chunk, device=judged.device)
-    features = judged.features(videos)
+    search = Search(videos, train, group_S, chunk=options.chunk, device=frozen.device)
+    features = frozen.features(videos)
     missing = missing_videos("retrieve", options, videos, train, features.read_S)
     metrics, found = search(features, len(missing.wrong))
     if options.untrained:
-        others = judged.features(videos, untrained=True)
+        others = frozen.features(videos, untrained=True)
         wrong = missing_videos("retrieve", options, videos, train, others.read_S).wrong
         metrics |= {f"{name}_untrained": value for name, value in search(others, len(wrong))[0].items()}
     counts = {
@@ -90,7 +91,7 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
     warnings = [*missing.warnings, *(text for each in found for text in search.warnings(each))]
     if sidecar is not None:
         chosen = ~train & features.read_S
-        told = text_recalls(judged, videos.where(chosen), features.features_SD[chosen], sidecar)
+        told = text_recalls(frozen, videos.where(chosen), features.features_SD[chosen], sidecar)
         metrics, counts, warnings = metrics | told.metrics, counts | told.counts, warnings + told.warnings
     for text in warnings:
         print(f"retrieve: {shown(text)}", file=sys.stderr)
@@ -100,8 +101,8 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
     with rebuilding(spec.folder) as folder:
         write_table(folder / NEIGHBOURS, [row for each in found for row in search.rows(each)], SCHEMA)
         write_result(
-            folder, experiment, kind="retrieve", checkpoint=judged.checkpoint, dataset=spec.inputs["clips"],
-            metrics=metrics, views=judged.views, counts=counts, warnings=warnings, seconds=seconds,
+            folder, experiment, kind="retrieve", checkpoint=frozen.checkpoint, dataset=spec.inputs["clips"],
+            metrics=metrics, views=frozen.views, counts=counts, warnings=warnings, seconds=seconds,
         )  # fmt: skip
         files = (RESULT, NEIGHBOURS)
         return finish(spec, folder / RESULT, files=files, counts=counts, info={"metrics": metrics}, seconds=seconds)

@@ -14,8 +14,9 @@ from schemas.config import SPEAKING, Experiment, Frozen
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record, required_record
 from schemas.workspace import Workspace
+from train.data.splits import with_test_split
 from train.data.videos import guide_command
-from train.models.weight_files import HEAD, weights_digest, weights_to_judge
+from train.models.weight_files import HEAD, weights_digest, weights_to_evaluate
 
 # On what is learned.
 NO_EFFECT = {"processes", "workers", "device", "log_every", "save_every", "keep", "compile", "fsdp", "wandb"}
@@ -51,7 +52,7 @@ SEEN = {"frames", "stride", "size", "flip"}  # keys of clip that fine-tuning loo
 def finetune_spec(experiment: Experiment) -> StageSpec:
     """All of it; its config's part "testing" can change without training again."""
     training = finetune_training_spec(experiment)
-    testing = experiment.finetune.model_dump(mode="json", include=TESTING)
+    testing = with_test_split(experiment, "finetune").finetune.model_dump(mode="json", include=TESTING)
     return replace(training, config={**training.config, "testing": testing})
 
 
@@ -63,9 +64,9 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
     if classes.is_file():
         inputs["classes"] = sha256_file(classes)
     if "pretrain" in experiment.stages:
-        inputs["pretrain"] = required_record(weights_to_judge(experiment), f"tgmae pretrain {workspace.root}").output
+        inputs["pretrain"] = required_record(weights_to_evaluate(experiment), f"tgmae pretrain {workspace.root}").output
     elif experiment.model.init:
-        inputs["init"] = weights_digest(weights_to_judge(experiment))
+        inputs["init"] = weights_digest(weights_to_evaluate(experiment))
     config: dict[str, Any] = {
         "clip": experiment.clip.model_dump(mode="json", include=SEEN),
         "model": experiment.model.model_dump(mode="json", exclude={"init", "decoder_depth", "checkpoint_activations"}),
@@ -93,18 +94,18 @@ FASTER = {"batch_size", "chunk"}  # keys of probe and retrieve that change no nu
 
 
 def probe_spec(experiment: Experiment) -> StageSpec:
-    return _frozen_spec(experiment, "probe", experiment.probe)
+    return _frozen_spec(experiment, "probe", with_test_split(experiment, "probe").probe)
 
 
 def retrieve_spec(experiment: Experiment) -> StageSpec:
     """With captions, its inputs are also the head and the text, and its config names the sidecar that holds those."""
-    spec = _frozen_spec(experiment, "retrieve", experiment.retrieve)
+    spec = _frozen_spec(experiment, "retrieve", with_test_split(experiment, "retrieve").retrieve)
     name = captions_to_retrieve(experiment)
     if name is None:
         return spec
     workspace = Workspace(Path(experiment.workspace))
     text = required_record(workspace.guide(name), guide_command(workspace, name)).output
-    head = sha256_file(weights_to_judge(experiment) / HEAD)
+    head = sha256_file(weights_to_evaluate(experiment) / HEAD)
     return replace(spec, config={**spec.config, "text": name}, inputs={**spec.inputs, "text": text, "head": head})
 
 
@@ -116,7 +117,7 @@ def captions_to_retrieve(experiment: Experiment) -> str | None:
     options, workspace = experiment.retrieve, Workspace(Path(experiment.workspace))
     if options.text == "never":
         return None
-    source = weights_to_judge(experiment)
+    source = weights_to_evaluate(experiment)
     name = experiment.text_name or (experiment.guide_name if experiment.guide in SPEAKING else None)
     name = name or f"embeddings-{experiment.captions}"
     if options.text == "auto":
@@ -137,7 +138,7 @@ def _frozen_spec(experiment: Experiment, stage: Literal["probe", "retrieve"], op
     run = workspace.run(experiment.name)
     config: dict[str, Any] = {stage: options.model_dump(mode="json", exclude=FASTER)}
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
-    source = weights_to_judge(experiment)
+    source = weights_to_evaluate(experiment)
     if source == run:
         inputs["pretrain"] = required_record(run, f"tgmae pretrain {workspace.root}").output
     else:

@@ -23,7 +23,7 @@ class NoCaption(ValueError):
     """A video that its source says nothing of."""
 
 
-class Said(NamedTuple):
+class TimedText(NamedTuple):
     """A caption, and when: a caption of the whole video has no time."""
 
     text: str
@@ -38,7 +38,7 @@ class FrameCaptioner(Protocol):
     batch_size: int
 
     def caption(self, frames: list[Frame]) -> list[str]:
-        """One text a frame, in order; "" where the model said nothing.
+        """One text a frame, in order; "" where the model gives no text.
 
         Raises UserError when the model itself is unusable; any other exception is about these frames.
         """
@@ -59,7 +59,7 @@ class SamplingCaptioner(FrameCaptioner, Protocol):
 class RowCaptioner(Protocol):
     """Knows the texts of a video from its row of the manifest alone: nothing is decoded."""
 
-    def describe(self, row: Row) -> list[Said]:
+    def describe(self, row: Row) -> list[TimedText]:
         """Raises ValueError, with the reason, for a video that it has no text for."""
         ...
 

@@ -45,7 +45,7 @@ class NotAnAnswer(Failed):
     """Something came back that is no answer of a model."""
 
 
-class Useless(Failed):
+class NotUseful(Failed):
     """The model has answered, and not what was asked: it may at once be asked again."""
 
     def __init__(self, message: str) -> None:
@@ -178,7 +178,7 @@ def answer(question: Question, asker: Asker, cache: Cache, pace: Pace, options: 
         reply = asker.ask(question.prompt, question.sample, next(numbers))
         replies.append((reply, judged(question, reply, options)))
         if not replies[-1][1].text:
-            raise Useless("the answer is of no use")
+            raise NotUseful("the answer is of no use")
 
     attempts = Retrying(
         stop=stop_after_attempt(options.retries + 1),

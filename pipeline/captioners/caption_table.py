@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.captioners import Said
+from pipeline.captioners import TimedText
 from schemas.config import CaptionFile
 from schemas.errors import UserError
 from schemas.foreign import parsed_json
 
-Listed = dict[str, list[Said]]  # what is said, by the name that its source gives the video
+Listed = dict[str, list[TimedText]]  # what is texts, by the name that its source gives the video
 
 
 def read_listed(path: Path, options: CaptionFile) -> tuple[Listed, list[str]]:
@@ -36,11 +36,11 @@ def read_listed(path: Path, options: CaptionFile) -> tuple[Listed, list[str]]:
         for place, row in readers[path.suffix](path):
             seen |= row.keys()
             try:
-                name, said = _entry(row, options)
+                name, texts = _entry(row, options)
             except ValueError as error:
                 problems.append(f"{place}: {error}")
             else:
-                listed.setdefault(name, []).extend(said)
+                listed.setdefault(name, []).extend(texts)
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     columns = (options.video_column, options.text_column, options.time_column)
@@ -53,7 +53,7 @@ def read_listed(path: Path, options: CaptionFile) -> tuple[Listed, list[str]]:
     return listed, problems
 
 
-def _entry(row: dict[str, Any], options: CaptionFile) -> tuple[str, list[Said]]:
+def _entry(row: dict[str, Any], options: CaptionFile) -> tuple[str, list[TimedText]]:
     name, texts = row.get(options.video_column), row.get(options.text_column)
     if not isinstance(name, (str, int)) or not str(name).strip():
         raise ValueError("it names no video")
@@ -66,7 +66,7 @@ def _entry(row: dict[str, Any], options: CaptionFile) -> tuple[str, list[Said]]:
         time = float(row[options.time_column])
         if not math.isfinite(time) or time < 0:
             raise ValueError(f"{time} is not a time")
-    return str(name).strip().removeprefix("./"), [Said(text, time=time) for text in texts]
+    return str(name).strip().removeprefix("./"), [TimedText(text, time=time) for text in texts]
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

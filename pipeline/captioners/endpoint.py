@@ -90,13 +90,13 @@ class Endpoint:
             return response.status_code, response.headers, body[: LARGEST + 1]
 
     def _refused(self, status: int, headers: Any, body: str) -> Exception:
-        said = f"{self._url.host} answers {status}: {self._hidden(_message(body))[:300]}"
+        answer = f"{self._url.host} answers {status}: {self._hidden(_message(body))[:300]}"
         if status not in PASSING:
-            return UserError(f"{said}. Check {self._options.url_variable}, {self._options.key_variable}, caption.llm")
+            return UserError(f"{answer}. Check {self._options.url_variable}, {self._options.key_variable}, caption.llm")
         wait = retry_after(headers.get("Retry-After"), time.time())
         if wait is not None and wait > PATIENCE:
-            return UserError(f"{said}. It asks to wait {wait:.0f} s: run again then; the answers so far are kept")
-        return Failed(said, wait)
+            return UserError(f"{answer}. It asks to wait {wait:.0f} s: run again then; the answers so far are kept")
+        return Failed(answer, wait)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
 def _message(body: str) -> str:
     """What the server says of an error: OpenAI's error.message, else the body."""
     try:
-        said = parsed_json(body)["error"]
-        return str(said["message"] if isinstance(said, dict) else said)
+        answer = parsed_json(body)["error"]
+        return str(answer["message"] if isinstance(answer, dict) else answer)
     except (ValueError, KeyError, TypeError):
         return " ".join(body.split())

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pipeline.captioners import NoCaption, Said
+from pipeline.captioners import NoCaption, TimedText
 from pipeline.captioners.caption_table import Listed, read_listed
 from pipeline.captioners.subtitles import TIMED, read_timed
 from pipeline.runtime.units import Row
@@ -35,8 +35,8 @@ class FileCaptioner:
         self._source = Path(options.path).name
         listed, problems = _read(options)
         self._listed: Listed = defaultdict(list)
-        for name, said in listed.items():
-            self._listed[composed(name)] += said
+        for name, texts in listed.items():
+            self._listed[composed(name)] += texts
         self._paths: dict[str, set[str]] = defaultdict(set)  # name or stem -> the files that have it
         rows = list(manifest)
         for row in rows:
@@ -44,16 +44,16 @@ class FileCaptioner:
                 self._paths[name].add(row["path"])
         self._report(rows, problems)
 
-    def describe(self, row: Row) -> list[Said]:
+    def describe(self, row: Row) -> list[TimedText]:
         """Raises NoCaption or AmbiguousName."""
         name = self._name(row)
         if name is None:
             raise NoCaption(f"{self._source} has no caption for this video")
-        said = [_placed(each, row) for each in self._listed[name] if _within(each, row)]
-        if not said:
+        texts = [_placed(each, row) for each in self._listed[name] if _within(each, row)]
+        if not texts:
             raise NoCaption(f"{self._source} has no caption within this segment")
-        wanted = self._options.per_video or len(said)
-        return [said[(2 * n + 1) * len(said) // (2 * wanted)] for n in range(wanted)] if wanted < len(said) else said
+        wanted, count = self._options.per_video or len(texts), len(texts)
+        return [texts[(2 * n + 1) * count // (2 * wanted)] for n in range(wanted)] if wanted < count else texts
 
     def _name(self, row: Row) -> str | None:
         """The name under which the captions of a video are listed."""
@@ -83,11 +83,11 @@ class FileCaptioner:
             else:
                 used.add(name)
         strange = [name for name in self._listed if name not in used]
-        said = [f"{len(rows) - len(missing)} of {len(rows)} videos have captions in {self._source}"]
-        said += [f"{len(missing)} have none ({_some(missing)})"] if missing else []
-        said += [f"{len(strange)} names in it are no video of the manifest ({_some(strange)})"] if strange else []
-        said += [f"{len(problems)} entries cannot be used ({_some(problems)})"] if problems else []
-        print(shown(f"caption: {'; '.join(said)}"), file=sys.stderr)
+        lines = [f"{len(rows) - len(missing)} of {len(rows)} videos have captions in {self._source}"]
+        lines += [f"{len(missing)} have none ({_some(missing)})"] if missing else []
+        lines += [f"{len(strange)} names in it are no video of the manifest ({_some(strange)})"] if strange else []
+        lines += [f"{len(problems)} entries cannot be used ({_some(problems)})"] if problems else []
+        print(shown(f"caption: {'; '.join(lines)}"), file=sys.stderr)
 
 
 def _read(options: CaptionFile) -> tuple[Listed, list[str]]:
@@ -103,16 +103,16 @@ def _loose(row: Row) -> list[str]:
     return [composed(name) for name in names]
 
 
-def _within(said: Said, row: Row) -> bool:
-    if said.time is None:
+def _within(text: TimedText, row: Row) -> bool:
+    if text.time is None:
         return True
-    return (row["start"] or 0.0) <= said.time and (row["end"] is None or said.time < row["end"])
+    return (row["start"] or 0.0) <= text.time and (row["end"] is None or text.time < row["end"])
 
 
-def _placed(said: Said, row: Row) -> Said:
-    if said.time is None:
-        return said
-    return said._replace(frame=round((said.time - (row["start"] or 0.0)) * row["fps"]))
+def _placed(text: TimedText, row: Row) -> TimedText:
+    if text.time is None:
+        return text
+    return text._replace(frame=round((text.time - (row["start"] or 0.0)) * row["fps"]))
 
 
 def _some(names: list[str]) -> str:

@@ -97,7 +97,7 @@ class GenerationCaptioner:
                 f"cannot load the captioner caption.{self.section}.model = {options.model!r}: {reason}. Give a folder "
                 "saved with save_pretrained (model and processor), or a hub name; a hub name needs the network once"
             ) from error
-        if report["missing_keys"]:  # transformers fills them with random numbers and says so in passing
+        if report["missing_keys"]:  # transformers fills them with random numbers and reports it in passing
             missing = sorted(report["missing_keys"])
             raise UserError(
                 f"{options.model} lacks {len(missing)} weights of a {self.model_class.__name__} ({missing[0]}, ...): "

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.captioners import NoCaption, Said, seed_of
+from pipeline.captioners import NoCaption, TimedText, seed_of
 from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.runtime.units import Row
 from schemas.config import Llm
@@ -24,12 +24,12 @@ from schemas.foreign import parsed_json, shown
 from schemas.progress import Progress
 
 LETTERS = 4  # about as many to a token
-WRAPPING = 8  # tokens that a chat message costs beside its text, about
+WRAPPING = 8  # tokens that a chat message costs apart from its text, about
 
 
 @dataclass(frozen=True)
 class Descriptions:
-    """What is said of each class, and which answers were of no use and why."""
+    """The descriptions of each class, and which answers were of no use and why."""
 
     texts: dict[str, list[str]]
     rejected: list[dict[str, Any]] = field(default_factory=list)
@@ -42,8 +42,8 @@ class LlmCaptioner:
     def __init__(self, descriptions: Descriptions, per_video: int, seed: int) -> None:
         self._texts, self._per_video, self._seed = descriptions.texts, per_video, seed
 
-    def describe(self, row: Row) -> list[Said]:
-        """Raises NoCaption for a video without a label's text or of a class that nothing is said of."""
+    def describe(self, row: Row) -> list[TimedText]:
+        """Raises NoCaption for a video without a label's text or of a class without a description."""
         name = row["label_text"]
         if not name:
             raise NoCaption("no caption: the manifest has no label text for this video")
@@ -52,7 +52,7 @@ class LlmCaptioner:
             raise NoCaption(f"there is no usable description of {name!r}")
         wanted = min(self._per_video or len(texts), len(texts))
         chosen = random.Random(seed_of(self._seed, row["video_id"])).sample(range(len(texts)), wanted)
-        return [Said(texts[number]) for number in sorted(chosen)]
+        return [TimedText(texts[number]) for number in sorted(chosen)]
 
 
 def spoken(label: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.captioners import NoCaption, Said
+from pipeline.captioners import NoCaption, TimedText
 from pipeline.runtime.units import Row
 from schemas.errors import UserError
 from schemas.tables import CAPTIONS, FAILURES, read_table
@@ -23,17 +23,17 @@ class MixCaptioner:
             raise UserError(
                 f"caption.mix.weights has {len(weights)} numbers, the mix {'+'.join(parts)} has {len(parts)} parts"
             )
-        self._said: dict[str, list[Said]] = {}
+        self._texts: dict[str, list[TimedText]] = {}
         self._reasons: dict[str, list[str]] = {}
         for (name, folder), weight in zip(parts.items(), weights or [1] * len(parts), strict=True):
             for row in read_table(folder / "captions.parquet", CAPTIONS).to_pylist():
-                said = Said(row["text"], row["frame"], row["time"])
-                self._said.setdefault(row["key"], []).extend([said] * weight)
+                text = TimedText(row["text"], row["frame"], row["time"])
+                self._texts.setdefault(row["key"], []).extend([text] * weight)
             for row in read_table(folder / "failures.parquet", FAILURES).to_pylist():
                 self._reasons.setdefault(row["key"], []).append(f"{name}: {row['message']}")
 
-    def describe(self, row: Row) -> list[Said]:
+    def describe(self, row: Row) -> list[TimedText]:
         """Raises NoCaption, with the reason of each part, for a video that is in none of them."""
-        if row["key"] in self._said:
-            return self._said[row["key"]]
+        if row["key"] in self._texts:
+            return self._texts[row["key"]]
         raise NoCaption("; ".join(self._reasons.get(row["key"], [])) or "no caption in any part of the mix")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.captioners import Said
+from pipeline.captioners import TimedText
 from pipeline.runtime.units import Row
 from schemas.config import Oracle
 from schemas.errors import UserError
@@ -26,11 +26,11 @@ class OracleCaptioner:
             raise UserError(f"caption.oracle.template {options.template!r} has no {{}} for the label's text to go")
         self._template, self._fill = options.template, options.fill
 
-    def describe(self, row: Row) -> list[Said]:
+    def describe(self, row: Row) -> list[TimedText]:
         """Raises NoLabel for a video without a label's text."""
         text = row["label_text"]
         if text is None or not text.strip():
             raise NoLabel("no caption: the manifest has no label text for this video")
         if self._fill and row["text"] and PLACE.search(text):
             text = row["text"]
-        return [Said(self._template.replace("{}", text))]
+        return [TimedText(self._template.replace("{}", text))]

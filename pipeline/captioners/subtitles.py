@@ -6,7 +6,7 @@ import html
 import re
 from pathlib import Path
 
-from pipeline.captioners import Said
+from pipeline.captioners import TimedText
 from pipeline.captioners.caption_table import Listed
 from schemas.errors import UserError
 
@@ -30,18 +30,18 @@ def read_timed(path: Path) -> tuple[Listed, list[str]]:
     for file in files:
         name = file.relative_to(root).as_posix()[: -len(file.suffix)]
         try:
-            said = cues(file.read_text(encoding="utf-8-sig"))
+            texts = cues(file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{file.name}: {error}")
             continue
-        if said:
-            listed.setdefault(name, []).extend(said)
+        if texts:
+            listed.setdefault(name, []).extend(texts)
         else:
             problems.append(f"{file.name}: no cue")
     return listed, problems
 
 
-def cues(content: str) -> list[Said]:
+def cues(content: str) -> list[TimedText]:
     """The cues of a file in the order of time. A line that the cue before showed too is not said again."""
     found: list[tuple[float, list[str]]] = []
     for block in re.split(r"\n\s*\n", content.replace("\r\n", "\n").replace("\r", "\n")):
@@ -54,14 +54,14 @@ def cues(content: str) -> list[Said]:
         first, last = _seconds(match.groups()[:3]), _seconds(match.groups()[3:])
         texts = [" ".join(html.unescape(MARKUP.sub("", line)).split()) for line in lines[place + 1 :]]
         found.append(((first + last) / 2, [text for text in texts if text]))
-    said: list[Said] = []
+    kept: list[TimedText] = []
     shown: list[str] = []
     for time, texts in sorted(found, key=lambda cue: cue[0]):
         fresh = [text for text in texts if text not in shown]
         shown = texts
         if fresh:
-            said.append(Said(" ".join(fresh), time=round(time, 3)))
-    return said
+            kept.append(TimedText(" ".join(fresh), time=round(time, 3)))
+    return kept
 
 
 def _seconds(clock: tuple[str | None, ...]) -> float:

@@ -73,7 +73,7 @@ class Videos:
 
         Spaces and underscores in the folder's name are the same. A file in one of the `others` is another video of
         the same name. Raises MissingFile, with label and split, and BadRow when several files have the name and
-        the folder does not tell them apart.
+        the folder does not distinguish them.
         """
         for stem in stems:
             paths = self._by_stem.get(composed(stem), [])

@@ -1,6 +1,6 @@
 """`csv`: a list with a header, `path,label[,start,end,text,split]`, comma-separated, UTF-8.
 
-Paths are relative to the data root; other columns are passed over. Labels are class indices where most of them are
+Paths are relative to the data root; other columns are ignored. Labels are class indices where most of them are
 whole numbers: a row with another is then a failure, so that it renumbers nothing. Else they are names, numbered in
 alphabetical order. An empty cell is "not said", and so is a label `nan`.
 """

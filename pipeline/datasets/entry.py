@@ -17,7 +17,7 @@ from schemas.tables import failure, video_key
 STAGE = "index"
 MOST_CLASSES = 100_000  # a class index is below this: classes.json names every number up to the largest
 
-# By its name a file is a video or it is not; what lies in folders beside videos is not tried.
+# By its name a file is a video or it is not; what lies in folders next to videos is not tried.
 # A csv names its files itself: there any extension goes.
 VIDEOS = frozenset(
     {
@@ -91,11 +91,11 @@ class Entry:
 
 @dataclass
 class Listing:
-    """Videos to probe, failures of the list itself (rows of schemas.tables.FAILURES), and what was passed over."""
+    """Videos to probe, failures of the list itself (rows of schemas.tables.FAILURES), and what was ignored."""
 
     entries: list[Entry] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
-    lost: list[Row] = field(default_factory=list)  # labelled videos that are not there (rows of schemas.tables.LOST)
+    lost: list[Row] = field(default_factory=list)  # labelled videos that are missing (rows of schemas.tables.LOST)
     ignored: Counter[str] = field(default_factory=Counter)  # by kind, such as ".txt"
     extra: list[str] = field(default_factory=list)  # videos that no list names
     classes: list[str] = field(default_factory=list)  # names by label, where the dataset says them
@@ -118,8 +118,8 @@ class Listing:
 def videos(root: Path, listing: Listing, *, follow: bool = False) -> Iterator[str]:
     """Paths of the files under `root` that are videos by name, sorted; the rest is counted in `listing`.
 
-    Hidden files and folders are passed over without count. Links to folders are not followed, and links to files only
-    within the root; with `follow` all are, once: what a link leads to that was there before is passed over.
+    Hidden files and folders are ignored without count. Links to folders are not followed, and links to files only
+    within the root; with `follow` all are, once: what a link leads to that was there before is ignored.
     """
     found: list[str] = []
 
@@ -192,7 +192,7 @@ def check_path(root: Path, path: str, label: int | None = None, split: str = "",
     if not follow and os.path.commonpath([root, real]) != str(root):
         raise OutsideRoot(f"leads out of the data folder, to {printable(real)} (index.follow_links = true allows it)")
     if not os.path.isfile(real):
-        raise MissingFile("is not there" if not os.path.exists(real) else "is not a file", label, split)
+        raise MissingFile("is missing" if not os.path.exists(real) else "is not a file", label, split)
 
 
 def printable(name: str) -> str:

@@ -1,7 +1,7 @@
 """`folder`: a folder a class, `LABEL/.../video`, or a folder a split above it, `train/LABEL/.../video`.
 
 Folders count as splits when every folder at the top that holds videos is named as one, in capitals or not; several
-such folders beside others are refused. Classes are the folders' names, numbered in alphabetical order over all splits.
+such folders next to others are refused. Classes are the folders' names, numbered in alphabetical order over all splits.
 A video in no class folder is unlabelled.
 """
 
@@ -40,7 +40,7 @@ def _are_splits(tops: Collection[str], root: Path) -> bool:
     splits = sorted(name for name in tops if name.casefold() in SPLITS)
     others = sorted(set(tops) - set(splits))
     if splits and others:
-        found = f"{root} holds {', '.join(splits)} beside {len(others)} other folders ({shown(', '.join(others[:3]))})"
+        found = f"{root} holds {', '.join(splits)} next to {len(others)} other folders ({shown(', '.join(others[:3]))})"
         if len({SPLITS[name.casefold()] for name in splits}) > 1:
             raise UserError(
                 f"{found}: splits and something else. Move the others away, or give index.data a folder of splits "

@@ -1,7 +1,7 @@
 """`videomae`: the lists of VideoMAE's code, {train,val,test}.csv of lines `PATH LABEL`, without a header.
 
 Separated by a comma, a tab or the last space, so a path may hold spaces and commas. A test list of the validation
-list's lines, as VideoMAE's are, is passed over.
+list's lines, as VideoMAE's are, is ignored.
 """
 
 from __future__ import annotations

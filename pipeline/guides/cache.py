@@ -42,7 +42,7 @@ class BrokenFeatures(VideoError):
 class Header(BaseModel):
     """The line before the codes. It comes out of a tar: nothing in it is believed that is not checked."""
 
-    basis: Annotated[str, Field(pattern=r"^[0-9]{6}\.basis\.npz$")]  # a file beside the tar
+    basis: Annotated[str, Field(pattern=r"^[0-9]{6}\.basis\.npz$")]  # a file next to the tar
     dims: Annotated[int, Field(ge=1, le=MOST_DIMS)]
     grid: tuple[Annotated[int, Field(ge=1, le=MOST_CELLS)], Annotated[int, Field(ge=1, le=MOST_CELLS)]]
     chunks: list[tuple[PositiveInt, Annotated[FiniteFloat, Field(gt=0)]]]  # frames, and the step of their codes

@@ -63,7 +63,7 @@ class Crops:
         return F.normalize(self._model.encode_image(images_N3SS).float(), dim=-1)
 
     def _room(self, part: slice) -> int:
-        """Crops in a batch. Compiled, few sizes: each is compiled anew, and its numbers must not tell which was
+        """Crops in a batch. Compiled, few sizes: each is compiled separately, and its numbers must not tell which was
         first."""
         count: int = part.stop - part.start
         size = self._batch_size

@@ -83,7 +83,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"guide = {experiment.guide!r}: identity(experiment) failed: {_said(error)}") from error
+            raise UserError(f"guide = {experiment.guide!r}: identity(experiment) failed: {_reason(error)}") from error
     text = {"patch": experiment.text.patch, "frame_stride": experiment.text.frame_stride}
     return {"guide": experiment.guide, "source": known.sha256, **text, "identity": options}
 
@@ -104,7 +104,7 @@ def make(known: Source, experiment: Experiment) -> Guide:
         raise
     except Exception as error:
         name = known.guide.partition(":")[2]
-        raise UserError(f"guide = {known.guide!r}: {name}(experiment) failed: {_said(error)}") from error
+        raise UserError(f"guide = {known.guide!r}: {name}(experiment) failed: {_reason(error)}") from error
     return guide
 
 
@@ -114,8 +114,8 @@ def _look_in(folder: Path) -> None:
 
 
 def _failed(guide: str, error: Exception) -> UserError:
-    return UserError(f"guide = {guide!r} cannot be imported: {_said(error)}")
+    return UserError(f"guide = {guide!r} cannot be imported: {_reason(error)}")
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from pipeline.guides import Frames
-from pipeline.media.video import NoFrames, NotAVideo, guarded, rgb, said
+from pipeline.media.video import NoFrames, NotAVideo, guarded, reason_of, rgb
 
 CHUNK = 32  # scored frames that go to the guide at once; 7 MB at 256 x 320
 
@@ -36,7 +36,7 @@ def decoded(data: bytes, frames: int, options: dict[str, str] | None = None) -> 
     try:
         container = av.open(io.BytesIO(data), "r", format="mp4")
     except av.FFmpegError as error:
-        raise NotAVideo(f"the stored clip cannot be opened: {said(error)}") from error
+        raise NotAVideo(f"the stored clip cannot be opened: {reason_of(error)}") from error
     with container:
         if options:
             container.streams.video[0].codec_context.options = options

@@ -1,4 +1,4 @@
-"""What determines a guide's output beside its inputs. Light: nothing is loaded but a class of the user's own."""
+"""What determines a guide's output apart from its inputs. Light: nothing is loaded but a class of the user's own."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from schemas.config import Motion
 
 CHUNK = 256  # frames
 UNIT = 8  # pixels: libavcodec tells no vector of a smaller block
-# Motion vectors beside the frames; nobody looks at the pictures, so they need not be smoothed.
+# Motion vectors next to the frames; nobody looks at the pictures, so they need not be smoothed.
 DECODER = {"flags2": "+export_mvs", "skip_loop_filter": "all"}
 
 
@@ -62,14 +62,14 @@ def cell_motion(vectors: np.ndarray[Any, Any], height: int, width: int, patch: i
     """
     rows, columns = -(-height // UNIT), -(-width // UNIT)
     told_UU3 = np.zeros((rows, columns, 3))  # how many vectors, their sum
-    said = {name: vectors[name].astype(np.int64) for name, _ in VECTOR}
-    speed_N2 = np.stack((said["motion_x"], said["motion_y"]), axis=1) * said["source"][:, None]
-    entry_N3 = np.insert(speed_N2 / said["motion_scale"][:, None], 0, 1.0, axis=1)
+    vector = {name: vectors[name].astype(np.int64) for name, _ in VECTOR}
+    speed_N2 = np.stack((vector["motion_x"], vector["motion_y"]), axis=1) * vector["source"][:, None]
+    entry_N3 = np.insert(speed_N2 / vector["motion_scale"][:, None], 0, 1.0, axis=1)
     for y in (0, UNIT):
         for x in (0, UNIT):  # blocks are of one unit or two along each side
-            row_N = (said["dst_y"] - said["h"] // 2 + y) // UNIT
-            column_N = (said["dst_x"] - said["w"] // 2 + x) // UNIT
-            there_N = (said["h"] > y) & (said["w"] > x)
+            row_N = (vector["dst_y"] - vector["h"] // 2 + y) // UNIT
+            column_N = (vector["dst_x"] - vector["w"] // 2 + x) // UNIT
+            there_N = (vector["h"] > y) & (vector["w"] > x)
             there_N &= (row_N >= 0) & (row_N < rows) & (column_N >= 0) & (column_N < columns)  # coded beyond the frame
             np.add.at(told_UU3, (row_N[there_N], column_N[there_N]), entry_N3[there_N])
     gh, gw = grid(height, width, patch)

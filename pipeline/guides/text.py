@@ -24,7 +24,7 @@ class Encoder(TextTower, Protocol):
 
 
 class EmbeddingsGuide:
-    """No map: what the contrastive loss needs, beside whatever mask (the paper's table 2)."""
+    """No map: what the contrastive loss needs, next to whatever mask (the paper's table 2)."""
 
     def __init__(self, encoder: TextTower) -> None:
         self._embedded = _Embedded(encoder)

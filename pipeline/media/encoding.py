@@ -23,7 +23,7 @@ from pipeline.media.video import (
     Orientation,
     displayed_size,
     orientation_of,
-    said,
+    reason_of,
 )
 from schemas.config import Shard
 from schemas.shards import UNREADABLE_WIDTHS
@@ -106,7 +106,7 @@ def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encod
     try:
         return _encode(frames, fps, options)
     except av.FFmpegError as error:
-        raise EncodingFailed(f"cannot be converted: {said(error)}") from error
+        raise EncodingFailed(f"cannot be converted: {reason_of(error)}") from error
 
 
 def _encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:

@@ -54,9 +54,9 @@ class Loss:
         if self.missing > max(1, most):
             counts = {"cannot be decoded": self.undecoded, "are holes in its times": self.holes,
                       "are missing at its end": self.end}  # fmt: skip
-            said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+            listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
             raise TruncatedVideo(
-                f"only {self.frames} of {self.expected} frames: {said} (shard.max_lost_frames = {allowed!r})"
+                f"only {self.frames} of {self.expected} frames: {listed} (shard.max_lost_frames = {allowed!r})"
             )
         if self.corrupt > CORRUPT * self.frames:
             raise CorruptVideo(f"the decoder calls {self.corrupt} of {self.frames} frames corrupt")
@@ -90,7 +90,7 @@ class Tally:
         self._sound = 0.0  # seconds at which it ends
 
     def begin(self, container: InputContainer, stream: VideoStream) -> None:
-        """Of a decoding that starts, or starts anew: what was counted before is forgotten."""
+        """Of a decoding that starts, or starts again: what was counted before is forgotten."""
         self._header = _Header(
             stream.time_base, timed(container), stream.start_time, _declared_end(container, stream), stream.frames
         )
@@ -177,7 +177,7 @@ def _shows(packet: Packet[Any]) -> bool:
 
 
 def _declared_end(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds at which the video ends by its own header, where the format has a header that says so."""
+    """Seconds at which the video ends by its own header, where the format has a header that declares it."""
     if not _DECLARING & set(container.format.name.split(",")):
         return None
     if (clock := _CLOCK.match(stream.metadata.get("DURATION", ""))) is not None:

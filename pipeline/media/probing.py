@@ -26,7 +26,7 @@ from pipeline.media.video import (
     guarded,
     opened,
     orientation_of,
-    said,
+    reason_of,
 )
 
 
@@ -73,7 +73,8 @@ def probe(path: Path, *, time_limit: float = TIME_LIMIT) -> VideoFacts:
         if fault_at_end := ending.fault(path):
             raise TruncatedVideo(f"cut short: after {frames} frames, {fault_at_end} (the file has {size} bytes)")
         if frames and first is None:
-            raise CorruptVideo(f"none of {frames} frames can be decoded: {said(fault) if fault else 'no reason given'}")
+            reason = reason_of(fault) if fault else "no reason given"
+            raise CorruptVideo(f"none of {frames} frames can be decoded: {reason}")
         if not frames or not isinstance(first, av.VideoFrame):
             raise NoFrames("the video stream has no frames")
         duration = times.seconds() or _declared_seconds(container, stream)

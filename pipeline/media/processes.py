@@ -62,9 +62,7 @@ def map_processes(
                     tries = member.tries + 1
                     ending = member.end()
                     if not member.ready:
-                        raise RuntimeError(
-                            f"a worker process cannot start ({ending}); its reason stands above"
-                        ) from None
+                        raise RuntimeError(f"a worker process cannot start ({ending}); see the reason above") from None
                     if tries < TRIES:
                         waiting.appendleft((member.number, tries))
                     else:
@@ -112,7 +110,7 @@ class _Process(Generic[Task, Result]):
     def give(self, tasks: Sequence[Task], ticket: tuple[int, int], time_limit: float) -> None:
         self.number, self.tries = ticket
         self.due = time.monotonic() + time_limit
-        with suppress(OSError):  # it is dead already: recv() says so
+        with suppress(OSError):  # it is dead already: recv() reports it
             self.connection.send(tasks[self.number])
 
     def end(self) -> str:
@@ -177,7 +175,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, memory: int) -> N
         while True:
             task = connection.recv()
             with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+                Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins again
             try:
                 answer = work(task)
             except Exception as error:

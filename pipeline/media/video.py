@@ -86,7 +86,7 @@ class NotConvertible(VideoError):
     def __init__(self, frame: av.VideoFrame, error: av.FFmpegError) -> None:
         matrix = MATRICES.get(int(frame.colorspace), f"number {int(frame.colorspace)}")
         super().__init__(
-            f"frames of {frame.format.name} with the colour matrix {matrix} cannot be converted ({said(error)}): "
+            f"frames of {frame.format.name} with the colour matrix {matrix} cannot be converted ({reason_of(error)}): "
             "convert the video to BT.709 first"
         )
 
@@ -142,7 +142,7 @@ def opened(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStre
         other = next((name for name, sign in _NOT_READ.items() if sign.match(head)), None)
         if other is not None:
             raise NotAVideo(f"{other}, which is not read: convert it to a video, such as mp4") from error
-        raise NotAVideo(f"no video that libav can open, or cut short ({size} bytes): {said(error)}") from error
+        raise NotAVideo(f"no video that libav can open, or cut short ({size} bytes): {reason_of(error)}") from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -168,7 +168,7 @@ def guarded(items: Iterator[Item], what: str) -> Iterator[Item]:
     except OSError as error:
         raise UnreadableFile(f"cannot be read after {count} {what}: {error.strerror or error}") from error
     except av.FFmpegError as error:
-        raise CorruptVideo(f"corrupt after {count} {what}: {said(error)}") from error
+        raise CorruptVideo(f"corrupt after {count} {what}: {reason_of(error)}") from error
 
 
 class Orientation(NamedTuple):
@@ -250,5 +250,5 @@ def average_rate(stream: VideoStream, frames: int, seconds: float) -> float:
     return counted or 25.0  # a lone frame has no rate
 
 
-def said(error: av.FFmpegError) -> str:
+def reason_of(error: av.FFmpegError) -> str:
     return error.strerror or str(error)

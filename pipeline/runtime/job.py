@@ -22,7 +22,7 @@ class Job:
     schema: pa.Schema  # of the table
     tools: Sequence[str]  # libraries whose versions are recorded
     side: Mapping[str, pa.Schema] = field(default_factory=dict)  # further tables, by file name
-    notes: Mapping[str, bytes] = field(default_factory=dict)  # files to put beside the tables
+    notes: Mapping[str, bytes] = field(default_factory=dict)  # files to put next to the tables
     holds_model: bool = False
     in_process: bool = False  # too little work for a cluster
     runtime_env: Mapping[str, Any] | None = None  # Ray's: an environment of the workers' own

@@ -14,7 +14,7 @@ LOCAL = "local-dir:"  # open_clip's prefix of a model folder
 
 
 def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
-    """What determines a caption set of `source` beside the videos: settings that change nothing are left out."""
+    """What determines a caption set of `source` apart from the videos: settings that change nothing are left out."""
     identity: dict[str, Any] = {"clean": caption.clean.model_dump(mode="json")} if caption.clean.enabled else {}
     if source == "oracle":
         return identity | caption.oracle.model_dump(mode="json")
@@ -72,7 +72,7 @@ def _content(path: Path, key: str) -> str:
 
 
 def encoder_identity(text: Text) -> dict[str, Any]:
-    """What determines the text guide's scores beside the clips and the captions."""
+    """What determines the text guide's scores apart from the clips and the captions."""
     identity: dict[str, Any] = {"model": text.model, "precision": text.precision}
     if text.model.startswith(LOCAL):
         return {**identity, **weights(text.model.removeprefix(LOCAL), "")}

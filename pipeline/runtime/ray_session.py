@@ -1,7 +1,7 @@
 """A Ray to work on: started on this machine, or a cluster that is joined; left as it was found.
 
 Local means local: a cluster that happens to run on the machine, or that RAY_ADDRESS names, is joined only where
-ray.address says so, and nothing of a cluster that was joined is ever removed.
+ray.address asks for it, and nothing of a cluster that was joined is ever removed.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from schemas.stage import PARTS, SCHEMA_VERSION, SPEC, StageSpec, begun_record, 
 def building(spec: StageSpec, units: Sequence[Unit] = ()) -> Iterator[Path | None]:
     """Yields the folder to build in, with PARTS in it, or None when the stage is current.
 
-    A finished stage stays as it is: its replacement is built beside it and swapped in when the block ends well.
+    A finished stage stays as it is: its replacement is built next to it and swapped in when the block ends well.
     Raises UserError when another process writes the stage.
     """
     with only_writer(spec.folder):
@@ -59,7 +59,7 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
     record = read_record(spec.folder)
     if record is not None:
         reasons = spec.differences(record) or damage(spec.folder, record)
-        print(f"{spec.stage}: rebuilt beside {spec.folder}, because {shown('; '.join(reasons[:8]))}", file=sys.stderr)
+        print(f"{spec.stage}: rebuilt next to {spec.folder}, because {shown('; '.join(reasons[:8]))}", file=sys.stderr)
     mark = folder / PARTS / SPEC
     keys = json.dumps([[unit.shard, *(row["key"] for row in unit.rows)] for unit in units])
     wanted = {"schema_version": SCHEMA_VERSION, "fingerprint": spec.fingerprint, "config": spec.config,

@@ -33,7 +33,7 @@ class ShardResult:
 
 
 class Worker(Protocol):
-    """Holds what is dear to make (a model); made once in each actor.
+    """Holds what is expensive to build (a model); made once in each actor.
 
     `run` yields 1 whenever a video is finished, well or badly, and at last the ShardResult. An error of
     one video becomes a row of failures; an exception out of `run` is a fault of the stage and stops it.

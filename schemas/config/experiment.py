@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from schemas.config.pipeline import (
     CAPTION_SOURCES,
@@ -67,6 +68,13 @@ class Experiment(Section):
         if not self.objective.contrastive:
             return None
         return self.guide_name if self.guide in SPEAKING else f"embeddings-{self.captions}"
+
+    @field_validator("workspace")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        if re.match(r"[a-z][a-z0-9]+://", value):
+            raise ValueError(f"workspace = {value!r}: a folder is needed, URLs are not supported yet")
+        return value
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Experiment:

@@ -15,12 +15,12 @@ CAPTION_SOURCES = ("blip2", "blip", "lavis", "oracle", "llm", "file")
 
 
 def caption_source(name: str) -> str:
-    """What makes the caption set of that name: "blip2.centre" is a set of "blip2", kept beside others of it."""
+    """What makes the caption set of that name: "blip2.centre" is a set of "blip2", kept next to others of it."""
     return name.partition(".")[0]
 
 
 class Index(Section):
-    """The videos as they lie on disk."""
+    """The videos as they are on disk."""
 
     data: str = ""  # the folder of the videos
     format: Literal[

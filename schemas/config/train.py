@@ -103,7 +103,7 @@ class Frozen(Section):
     """What is judged by frozen features: the mean of a clip's tokens, averaged over the views of a video."""
 
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str = ""  # "": "test" where that split has labels, else "val" (SSv2, Kinetics, EPIC-Kitchens)
     test_share: Share = 0.25  # taken by key where the manifest names no splits
     sampling: Literal["dense", "segments"] = "dense"  # segments: one frame of each of as many equal parts (SSv2)
     views: Positive = 2  # clips of a video, evenly spaced in time
@@ -165,7 +165,7 @@ class Finetune(Section):
     """VideoMAE's recipe (its Kinetics-400 script for ViT-B is the default)."""
 
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str = ""  # "": "test" where that split has labels, else "val" (SSv2, Kinetics, EPIC-Kitchens)
     test_share: Share = 0.25  # taken by key where the manifest names no splits
     sampling: Literal["dense", "segments"] = "dense"  # segments: one frame of each of as many equal parts (SSv2)
     heads: Literal["label", "verb-noun"] = "label"  # verb-noun: two heads, an action's score is the product (EPIC)

@@ -91,10 +91,10 @@ def trail(folder: Path) -> dict[str, Any]:
         run(trainings["tube-contrastive"], print, only=DATA)  # embeddings of the captions alone
     for chosen in trainings.values():
         COMMANDS["pretrain"](chosen, False)
-    judged = experiment(folder, f"name={JUDGED}")
+    evaluated = experiment(folder, f"name={JUDGED}")
     for command in ("finetune", "probe", "retrieve"):
-        COMMANDS[command](judged, False)
-    workspace = Workspace(Path(judged.workspace))
+        COMMANDS[command](evaluated, False)
+    workspace = Workspace(Path(evaluated.workspace))
     export_hf(workspace.run(JUDGED), folder / "exported")
     left["exported"] = tree_digest(folder / "exported")
     for record_file in sorted(workspace.root.rglob("stage.json")):

@@ -101,7 +101,7 @@ def test_the_descriptions_that_were_asked_for_can_be_used_again(workspace: Path)
     assert {each["fault"] for each in json.loads((folder / "rejected.json").read_text())} == {"a refusal"}
     again = experiment(workspace, "llm.again", llm=Llm(file=str(folder / "descriptions.json")))
     run_caption(again)
-    assert texts(workspace, "llm.again") == texts(workspace, "llm")  # beside the other, not in its place
+    assert texts(workspace, "llm.again") == texts(workspace, "llm")  # next to the other, not in its place
 
 
 def test_a_file_set_depends_on_the_file(workspace: Path) -> None:

@@ -195,7 +195,7 @@ def maps(folder: Path) -> dict[str, Any]:
 def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one is made anew when the other is asked for. Another caption set leaves the cache as it is."""
+    """The one is rebuilt when the other is asked for. Another caption set leaves the cache as it is."""
     make_clips(tmp_path, NAMES)
     make_captions(tmp_path, CAPTIONED)
     tiny_encoder(tmp_path / "model")
@@ -264,7 +264,7 @@ def test_stale_features_are_refused_with_the_reason(tmp_path: Path) -> None:
         run_guide(cached(tmp_path))
     assert run_features(cached(tmp_path)).output != record.output
     dense = cached(tmp_path, method="dense")
-    assert features_spec(dense).folder.name == "model-dense"  # beside the other, not in its place
+    assert features_spec(dense).folder.name == "model-dense"  # next to the other, not in its place
 
 
 @pytest.mark.timeout(300)

@@ -1,4 +1,4 @@
-"""The guide stage: tars beside the clips' tars, what is left out and why, and both stages once on a real local Ray."""
+"""The guide stage: tars next to the clips' tars, what is left out and why, and both stages once on a real local Ray."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def test_a_tar_that_does_not_fit_its_index_stops_the_stage(workspace: Path) -> N
         run(Grey(), workspace, 0)
     assert not (workspace / "out" / "000000.tar").exists()
     tar.unlink()
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="is missing"):
         run(Grey(), workspace, 0)
 
 

@@ -101,7 +101,7 @@ def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Pa
     }  # fmt: skip
     assert record.counts == {"done": 2, "failed": 2, "ignored": 1, "extra": 2}
     assert lost(tmp_path / "w") == [("gone 00:00:00.25", 1, "train")]
-    # The lists decide, too: a change in them makes the index anew.
+    # The lists decide, too: a change in them makes the index again.
     assert run_index(asked) == record
     other = experiment(video_folder, tmp_path / "w", max_failures="50%", format="epic55", annotations=str(notes),
                        val_participants=["P01"])  # fmt: skip
@@ -226,7 +226,7 @@ def test_what_cannot_be_indexed_is_said(video_folder: Path, tmp_path: Path) -> N
     assert "for the formats csv and epic55; 'folder' reads" in said(video_folder, list=str(listing))
     listing.write_text("path,label\n" + "".join(f"{number}.mp4,x\n" for number in range(12)))
     told = said(video_folder, format="csv", list=str(listing))
-    assert f"12 are not there: is {video_folder.resolve()} (index.data) their folder?" in told
+    assert f"12 are missing: is {video_folder.resolve()} (index.data) their folder?" in told
     assert read_record(tmp_path / "w" / "manifest") is None
 
 

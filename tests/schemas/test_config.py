@@ -27,7 +27,7 @@ def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_experiment(write(tmp_path / "kept.toml", dump(experiment))) == experiment
 
 
-@given(st.text(max_size=30))
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
 def test_any_text_survives_the_dump(text: str) -> None:
     import tempfile
 
@@ -116,3 +116,31 @@ def test_every_key_can_be_set() -> None:
         for name in key.split("."):
             found = getattr(found, name)
         assert not hasattr(found, "model_fields")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("name=a\0b", "NUL character"),
+        ("a" * 200_000 + "=1", "too long"),
+        (".".join("a" * 50) + "=1", "too long"),
+        ("mask=" + "[" * 20_000, "mask"),
+        ("x" * 50_000 + "=1", "unknown key"),
+        ("workspace=s3://bucket/w", "URLs are not supported yet"),
+    ],
+)
+def test_hostile_overrides_are_refused_at_once(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_experiment(None, ["workspace=w", override])
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_mistake_is_reported_where_it_was_made(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "good.toml", 'workspace = "w"'), write(tmp_path / "bad.toml", "[mask]\nratoi = 1")
+    with pytest.raises(UserError, match="in the command line: unknown key 'mask.ratoi'"):
+        load_experiment(good, ["mask.ratoi=1"])
+    with pytest.raises(UserError, match=r"in .*bad\.toml: .*unknown key 'mask.ratoi'"):
+        load_experiment(bad, ["mask.ratio=0.5"])
+    deep = write(tmp_path / "deep.toml", "a = " + "[" * 20_000)
+    with pytest.raises(UserError, match="is not TOML"):
+        load_experiment(deep)

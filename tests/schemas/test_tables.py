@@ -39,7 +39,7 @@ def test_a_null_where_none_may_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="is missing"):
         read_table(tmp_path / "none.parquet", FAILURES)
     (tmp_path / "text.parquet").write_text("not parquet")
     with pytest.raises(UserError, match="cannot be read as Parquet"):

@@ -23,7 +23,7 @@ OLD = Path(__file__).with_name("workspace_0.1.0")
 
 
 def test_the_surface_is_the_one_that_is_listed() -> None:
-    """A change is deliberate: `python -m tests.surface.listing` writes the list anew, CHANGELOG.md names it."""
+    """A change is deliberate: `python -m tests.surface.listing` writes the list again, CHANGELOG.md names it."""
     assert surface() == FILE.read_text(encoding="utf-8")
 
 

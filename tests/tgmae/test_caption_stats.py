@@ -57,7 +57,7 @@ def test_stats_of_one_set(workspace: Path) -> None:
     assert value(result.output, "failed") == "1 NoCaption"
     assert value(result.output, "length").startswith("2.4 words")  # 2, 3, 2, 3 and 2
     assert value(result.output, "duplicates") == "40.0% of the captions repeat another, 0.0% one of their own video"
-    assert value(result.output, "most said") in ("2 times: legs move.", "2 times: Legs move fast.")
+    assert value(result.output, "most frequent") in ("2 times: legs move.", "2 times: Legs move fast.")
     assert value(result.output, "words") == "5 different; legs 4, move 4, fast 2, cup 1"
     assert value(result.output, "cleaned") == "2 captions (2 boilerplate)"
     assert "c.mp4: A cup." in result.output and "CLIP score" not in result.output
@@ -77,7 +77,7 @@ def test_diff(workspace: Path) -> None:
     assert result.exit_code == 0, result.output
     assert value(result.output, "videos") == "3 in both, 0 only in oracle, 0 only in oracle.video"
     assert value(result.output, "the same") == "0 of 3 videos have the same captions"
-    assert value(result.output, "overlap").startswith("0.89")  # 1, 1, and 2 of 3: holding, cup beside running
+    assert value(result.output, "overlap").startswith("0.89")  # 1, 1, and 2 of 3: holding, cup next to running
     assert value(result.output, "length") == "1.7 words in oracle, 2.7 in oracle.video"
     assert value(result.output, "more in oracle.video") == "running"
     assert "a.mp4\n  oracle       running\n  oracle.video running running\n" in result.output

@@ -65,7 +65,7 @@ def test_captions_are_made_for_those_who_read_them(
 
 
 def test_embeddings_are_a_guide_of_their_own(tmp_path: Path) -> None:
-    """Beside the guide that the masks read."""
+    """Next to the guide that the masks read."""
     experiment = Experiment.model_validate(
         {"workspace": str(tmp_path), "guide": "motion-vectors", "captions": "oracle", "objective": {"contrastive": 1}}
     )

@@ -132,7 +132,7 @@ def write_workspace(root: Path, *, videos: int = 14, per_shard: int = 4, short: 
 def write_sidecar(
     workspace: Workspace, name: str, *, maps: int = 0, captions: int = 0, without: int | None = None
 ) -> None:
-    """A guide of so many random maps (four of them a flow) or captions with embeddings, beside the clips."""
+    """A guide of so many random maps (four of them a flow) or captions with embeddings, next to the clips."""
     rng, folder, rows = np.random.default_rng(7), workspace.guide(name), []
     clips = read_table(workspace.clips / "index.parquet", CLIP_INDEX).to_pylist()
     for shard in sorted({clip["shard"] for clip in clips}):

@@ -29,7 +29,7 @@ def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
     hidden = hidden_per_slice(experiment.mask.ratio, grid[1] * grid[2])
     found: dict[str, list[float]] = {}
     for view in guided_views(experiment):
-        if view.meta.split != experiment.probe.test_split:
+        if view.meta.split != "test":
             continue  # the world's models have not seen these videos, nor has pretraining
         object_THW = object_patches(view, truth, grid)
         if not object_THW.any():

@@ -1,4 +1,4 @@
-"""The classes of a data set, and the heads that tell them apart.
+"""The classes of a data set, and the heads that distinguish them.
 
 A label is one class. It is told by one head over all classes or, for EPIC-Kitchens, by two: an
 action is a pair of a verb and a noun, and its score the product of theirs.
@@ -89,7 +89,7 @@ def read_classes(workspace: Workspace, videos: Videos, heads: Literal["label", "
 
 
 def names_in(file: Path) -> list[str] | None:
-    """The classes that a classifier's safetensors file says it tells apart; None where it does not say."""
+    """The classes that a classifier's safetensors file names; None where it does not say."""
     with safe_open(file, framework="pt") as opened:
         names: list[str] | None = json.loads((opened.metadata() or {}).get(NAMES, "null"))
     return names

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from schemas.errors import UserError
 
 Ints = NDArray[np.int64]
-Address = tuple[int, int]  # (epoch, row of the index): all that a video's clips depend on, beside the seed
+Address = tuple[int, int]  # (epoch, row of the index): all that a video's clips depend on, apart from the seed
 
 
 def digest64(text: str) -> int:

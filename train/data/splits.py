@@ -1,15 +1,34 @@
 """Which labelled videos a classifier learns from, and which it is judged by."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.tables import LOST, MANIFEST, read_table
+from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table
+from schemas.workspace import Workspace
 from train.data.videos import Videos
 
 Bools = NDArray[np.bool_]
+Section = Literal["finetune", "probe", "retrieve"]
+TEST_SPLITS = ("test", "val")  # the first that has labelled videos
+
+
+def with_test_split(experiment: Experiment, section: Section) -> Experiment:
+    """The experiment with the section's test_split filled in, where it names none: see TEST_SPLITS."""
+    options = getattr(experiment, section)
+    if options.test_split:
+        return experiment
+    index = Workspace(Path(experiment.workspace)).clips / "index.parquet"
+    labelled: set[str] = set()
+    if index.is_file():
+        clips = read_table(index, CLIP_INDEX).select(["label", "split"])
+        labelled = set(clips.filter(clips.column("label").is_valid()).column("split").unique().to_pylist())
+    split = next((name for name in TEST_SPLITS if name in labelled), TEST_SPLITS[0])
+    return experiment.model_copy(update={section: options.model_copy(update={"test_split": split})})
 
 
 def labelled_split(
@@ -45,7 +64,7 @@ def labelled_split(
                 )
         videos = videos.where(used)
     if len(np.unique(videos.column("label"))) < 2:
-        raise UserError(f"all {len(videos)} labelled videos are of one class: there is nothing to tell apart")
+        raise UserError(f"all {len(videos)} labelled videos are of one class: there is nothing to classify")
     if train.all():
         raise UserError(f"{section}.test_share {test_share} of so few videos a class is none: raise it or add videos")
     return videos, train

@@ -1,4 +1,4 @@
-"""The videos of a workspace as the trainer sees them: the clips' index, beside it those of its sidecars.
+"""The videos of a workspace as the trainer sees them: the clips' index, next to it those of its sidecars.
 
 There are up to two: the guide, whose score maps or flow make the mask, and the text, whose embeddings the
 contrastive loss reads; they may be the same folder. Opening checks that a sidecar belongs to the
@@ -107,7 +107,7 @@ def guide_command(workspace: Workspace, name: str) -> str:
 
 
 def open_videos(workspace: Workspace, *names: str | None) -> Videos:
-    """All videos of the clip shards, with the sidecars of these names; None and repeated names are passed over.
+    """All videos of the clip shards, with the sidecars of these names; None and repeated names are ignored.
 
     Errors: UserError when a stage is missing or incomplete, when a sidecar was made from other clips,
     or when the two indexes differ; it names the first difference and the command that rebuilds the sidecar.

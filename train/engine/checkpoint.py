@@ -100,7 +100,7 @@ def clean(run: Path) -> None:
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last whole checkpoint and its state.json, or None. Damaged ones are named on stderr and passed over.
+    """The last whole checkpoint and its state.json, or None. Damaged ones are named on stderr and ignored.
 
     Errors: UserError for a checkpoint of another format than this version's.
     """
@@ -136,8 +136,12 @@ def _checked(folder: Path) -> tuple[str | None, dict[str, Any]]:
     try:
         state = json.loads((folder / "state.json").read_bytes())
         wrong = [name for name, digest in state["files"].items() if sha256_file(folder / name) != digest]
-    except (OSError, ValueError, KeyError) as error:
+        Position(**state["position"])
+        missing = [name for name in ("format", "spec") if name not in state]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}", {}
+    if missing:
+        return f"state.json lacks {', '.join(missing)}", {}
     return (f"{', '.join(wrong)} has changed since it was written" if wrong else None), state
 
 

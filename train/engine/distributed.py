@@ -64,7 +64,7 @@ def under_torchrun() -> bool:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is this rank's GPU where there is one, else the CPU. Errors: UserError for a device that is not there."""
+    """`auto` is this rank's GPU where there is one, else the CPU. Errors: UserError for a device that is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -75,7 +75,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         count = torch.cuda.device_count()
         index = local_rank if device.index is None else device.index
         if index >= count:
-            raise UserError(f"device {name!r}, GPU number {index}, is not there: torch sees {count} GPUs")
+            raise UserError(f"device {name!r}, GPU number {index}, is missing: torch sees {count} GPUs")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device

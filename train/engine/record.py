@@ -20,7 +20,7 @@ def tools() -> dict[str, str]:
 def finish(
     spec: StageSpec, output: Path, *, files: Sequence[str], counts: dict[str, int], info: dict[str, Any], seconds: float
 ) -> StageRecord:
-    """Writes stage.json, last of all, beside `output`, the file whose digest stands for what the stage made.
+    """Writes stage.json, last of all, next to `output`, the file whose digest stands for what the stage made.
 
     files: names of all that was made; those that are missing were not asked for.
     """

@@ -1,4 +1,4 @@
-"""What a run's folder holds: this run, to go on from, or another, which is kept."""
+"""What a run's folder holds: this run, to resume from, or another, which is kept."""
 
 import shutil
 import sys
@@ -20,7 +20,7 @@ Found = tuple[Path, dict[str, Any]]  # a checkpoint and its state.json
 
 
 def state(spec: StageSpec, record: StageRecord | None, *, rebuild: bool) -> tuple[StageRecord | None, Found | None]:
-    """What the folder holds, this run or another, and the checkpoint to go on from; None to begin at the beginning.
+    """What the folder holds, this run or another, and the checkpoint to resume from; None to begin at the beginning.
 
     Errors: UserError when it holds another run, unless `rebuild`.
     """

@@ -1,6 +1,6 @@
 """What probe and retrieve judge: an encoder, frozen, and the features of the videos that it is judged by.
 
-Which encoder that is, train/models/weight_files.py:weights_to_judge says for them and for fine-tuning alike.
+Which encoder that is, train/models/weight_files.py:weights_to_evaluate says for them and for fine-tuning alike.
 """
 
 import functools
@@ -21,17 +21,17 @@ from train.evaluation.results import Checkpoint
 from train.evaluation.video_features import Features, ViewDataset, extract, kept_features
 from train.models.objective import build_model, model_config
 from train.models.videomae import Encoder
-from train.models.weight_files import weights_to_judge
+from train.models.weight_files import weights_to_evaluate
 from train.models.weights import load_encoder
 
 
-class Judged:
+class FrozenEncoder:
     """The encoder of an experiment; loaded when its features are not kept already."""
 
     def __init__(self, experiment: Experiment, spec: StageSpec, options: Frozen) -> None:
         """Errors: UserError when there are no weights, or they are of a model of another config."""
         self.experiment, self.spec, self.options = experiment, spec, options
-        self.source = weights_to_judge(experiment)
+        self.source = weights_to_evaluate(experiment)
         if "pretrain" in spec.inputs:
             _check_model(experiment, self.source)
         self.sha256 = spec.inputs.get("pretrain") or spec.inputs["init"]
@@ -91,7 +91,7 @@ def missing_videos(section: str, options: Frozen, videos: Videos, train: Bools, 
     for name, of_part in (("training", train), ("test", ~train)):
         if not (of_part & read_S).any():
             raise UserError(
-                f"none of the {int(of_part.sum())} {name} videos could be read: what is wrong with them is said above"
+                f"none of the {int(of_part.sum())} {name} videos could be read: the reasons are reported above"
             )
     absent = [row["label"] for row in absent_videos(videos.where(~train), options.test_split)]
     unread = videos.column("label")[~train & ~read_S].tolist()

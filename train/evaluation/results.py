@@ -15,7 +15,7 @@ FILE = "result.json"
 
 
 class Checkpoint(BaseModel):
-    """The weights that were judged, or that fine-tuning began with."""
+    """The weights that were evaluated, or that fine-tuning began with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -50,7 +50,7 @@ CONFUSION = pa.schema(
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestVideos:
     """The test videos and the scores of those that were read, of which rows are a part of S."""
 
     keys: list[str]  # S
@@ -73,7 +73,7 @@ def write(folder: Path, experiment: Experiment, classes: Classes, test: Videos, 
     """
     tested = _tested(experiment, test, predictions)
     if not tested.read_S.any():
-        raise UserError(f"none of the {len(test)} test videos could be read: what is wrong with them is said above")
+        raise UserError(f"none of the {len(test)} test videos could be read: the reasons are reported above")
     probability_RP = predictions.probability_SP[predictions.read_S]
     scores_RK, label_R = classes.scores(probability_RP), tested.label_S[tested.read_S]
     counted = tested.missing if experiment.finetune.missing == "wrong" else tested.missing[:0]
@@ -97,7 +97,7 @@ def write(folder: Path, experiment: Experiment, classes: Classes, test: Videos, 
     )  # fmt: skip
 
 
-def _tested(experiment: Experiment, test: Videos, predictions: Predictions) -> Tested:
+def _tested(experiment: Experiment, test: Videos, predictions: Predictions) -> TestVideos:
     """With the labelled videos of the test split that the dataset's lists have and the shards have not."""
     keys, ids = test.all_keys(), [str(video_id) for video_id in test.strings("video_id")]
     labels = test.column("label").astype(np.int64).tolist()
@@ -106,10 +106,10 @@ def _tested(experiment: Experiment, test: Videos, predictions: Predictions) -> T
     ids += [row["video_id"] for row in missing]
     labels += [row["label"] for row in missing]
     read_S = np.concatenate((predictions.read_S, np.zeros(len(missing), bool)))
-    return Tested(keys, ids, np.asarray(labels, np.int64), read_S, len(missing))
+    return TestVideos(keys, ids, np.asarray(labels, np.int64), read_S, len(missing))
 
 
-def _warnings(experiment: Experiment, classes: Classes, tested: Tested, untrained: Ints) -> list[str]:
+def _warnings(experiment: Experiment, classes: Classes, tested: TestVideos, untrained: Ints) -> list[str]:
     warnings = []
     if len(tested.missing):
         what = {"wrong": "count as wrong", "exclude": "are left out"}[experiment.finetune.missing]
@@ -123,7 +123,7 @@ def _warnings(experiment: Experiment, classes: Classes, tested: Tested, untraine
     return warnings
 
 
-def _write_predictions(path: Path, classes: Classes, tested: Tested, scores_RK: NDArray[np.float32],
+def _write_predictions(path: Path, classes: Classes, tested: TestVideos, scores_RK: NDArray[np.float32],
                        probability_RP: NDArray[np.float32]) -> None:  # fmt: skip
     five = best(scores_RK, 5)
     prediction_S = np.zeros(len(tested.keys), np.int32)
@@ -149,7 +149,7 @@ def _lists(rows: NDArray[np.generic], read_S: NDArray[np.bool_]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).reshape(-1)), mask=pa.array(~read_S))
 
 
-def _write_classes(path: Path, classes: Classes, tested: Tested, scores_RK: NDArray[np.float32], train_K: Ints,
+def _write_classes(path: Path, classes: Classes, tested: TestVideos, scores_RK: NDArray[np.float32], train_K: Ints,
                    counted: Ints) -> None:  # fmt: skip
     label_R, size = tested.label_S[tested.read_S], len(classes)
     test_K, missing_K = np.bincount(tested.label_S, minlength=size), np.bincount(tested.missing, minlength=size)

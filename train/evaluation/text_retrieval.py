@@ -19,7 +19,7 @@ from schemas.errors import UserError
 from schemas.shards import guide_meta
 from train.data.reading import Guidance, read_members
 from train.data.videos import Sidecar, Videos
-from train.evaluation.frozen_encoder import Judged
+from train.evaluation.frozen_encoder import FrozenEncoder
 from train.evaluation.neighbours import KS, nearest, recalls
 from train.models.losses import PredictionHead
 from train.models.weight_files import HEAD
@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class Told(NamedTuple):
+class TextRecalls(NamedTuple):
     metrics: dict[str, float]  # video_to_text_r@k, text_to_video_r@k
     counts: dict[str, int]
     warnings: list[str]
@@ -42,25 +42,25 @@ class Captions:
     text_P: Ints  # rows of text_TD; a pair is there once
 
 
-def text_recalls(judged: Judged, videos: Videos, features_SD: Floats, name: str) -> Told:
+def text_recalls(frozen: FrozenEncoder, videos: Videos, features_SD: Floats, name: str) -> TextRecalls:
     """R@k both ways. videos: to be judged by, with the sidecar `name`; features_SD: of each, as pretraining pools them.
 
     Errors: UserError when no video has a caption, or the texts' embeddings are not those that the head was made for.
     """
     captions = read_captions(videos.sidecar(name), len(videos))
     with_text, video_P = np.unique(captions.video_P, return_inverse=True)
-    head = load_head(judged.source / HEAD).to(judged.device)
+    head = load_head(frozen.source / HEAD).to(frozen.device)
     with torch.inference_mode():
-        video_VD = head(torch.from_numpy(features_SD[with_text]).to(judged.device)).cpu().numpy()
+        video_VD = head(torch.from_numpy(features_SD[with_text]).to(frozen.device)).cpu().numpy()
     if video_VD.shape[1] != captions.text_TD.shape[1]:
         raise UserError(
-            f"the head of {judged.source} gives {video_VD.shape[1]} numbers, the texts of guides/{name} have "
+            f"the head of {frozen.source} gives {video_VD.shape[1]} numbers, the texts of guides/{name} have "
             f"{captions.text_TD.shape[1]}: make that guide with the text encoder (text.model) that the run was "
             "trained with, or set retrieve.text = 'never'"
         )
-    options, texts = judged.options, len(captions.text_TD)
-    text_VN = nearest(video_VD, captions.text_TD, max(KS), chunk=options.chunk, device=judged.device).index_QN
-    video_TN = nearest(captions.text_TD, video_VD, max(KS), chunk=options.chunk, device=judged.device).index_QN
+    options, texts = frozen.options, len(captions.text_TD)
+    text_VN = nearest(video_VD, captions.text_TD, max(KS), chunk=options.chunk, device=frozen.device).index_QN
+    video_TN = nearest(captions.text_TD, video_VD, max(KS), chunk=options.chunk, device=frozen.device).index_QN
     own_P = video_P * texts + captions.text_P  # a number of each pair
     hit_VN = np.isin(np.arange(len(video_VD))[:, None] * texts + text_VN, own_P) & (text_VN >= 0)
     hit_TN = np.isin(video_TN * texts + np.arange(texts)[:, None], own_P) & (video_TN >= 0)
@@ -71,7 +71,7 @@ def text_recalls(judged: Judged, videos: Videos, features_SD: Floats, name: str)
     warnings = []
     if silent:
         warnings.append(f"{silent} test videos have no caption in guides/{name} and are left out of text retrieval")
-    return Told(metrics, {"texts": texts, "without_captions": silent}, warnings)
+    return TextRecalls(metrics, {"texts": texts, "without_captions": silent}, warnings)
 
 
 def chance(owners_T: Ints, videos: int, k: int) -> float:

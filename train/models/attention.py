@@ -87,7 +87,7 @@ class Masks(NamedTuple):
 def divided_masks(index_BN: Tensor, places: int, allowed_BNN: Tensor | None = None) -> Masks:
     """Masks of divided attention over the tokens with these numbers, int64 [B, N], of a grid of P `places` a slice.
 
-    With tokens missing, places and slices hold unequal numbers of them, so the sets are said by masks.
+    With tokens missing, places and slices hold unequal numbers of them, so the sets are given by masks.
     allowed_BNN: a further condition, such as causality. Every token is in its own sets, so no row is empty.
     """
     time_BN, place_BN = index_BN // places, index_BN % places

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         self.initialise(xavier)
 
     def initialise(self, linear: Callable[[nn.Module], None]) -> None:
-        """Draws the blocks' weights anew by `linear`; temporal attention starts at zero (attention.DividedBlock)."""
+        """Draws the blocks' weights again by `linear`; temporal attention starts at zero (attention.DividedBlock)."""
         self.blocks.apply(linear)
         for block in self.blocks:
             if isinstance(block, DividedBlock):

@@ -45,7 +45,7 @@ def weights_digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def weights_to_judge(experiment: Experiment) -> Path:
+def weights_to_evaluate(experiment: Experiment) -> Path:
     """What finetune, probe and retrieve start from: the run of this name, or model.init where `stages` has no pretrain.
 
     Errors: UserError where that run is not complete, or there is neither.

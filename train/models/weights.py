@@ -133,7 +133,7 @@ def start_from(model: nn.Module, weights: Weights) -> str:
     same = {name: tensor.shape for name, tensor in own.items()} == {name: tensor.shape for name, tensor in rest.items()}
     if same:
         model.load_state_dict(rest, strict=False)
-    taken = "encoder and decoder" if same else "the encoder; the decoder starts anew"
+    taken = "encoder and decoder" if same else "the encoder; the decoder starts from random weights"
     extra = f"; not used: {', '.join(weights.ignored)}" if weights.ignored else ""
     return f"{taken} of {weights.source}, sha256 {weights.sha256[:16]}{extra}"
 

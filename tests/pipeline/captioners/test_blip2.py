@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.captioners import Said, make_captioner
+from pipeline.captioners import TimedText, make_captioner
 from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
 from pipeline.media.keyframes import keyframe_indices
@@ -115,7 +115,7 @@ def test_random_keyframes(total: int, count: int, seed: int) -> None:
 def test_oracle_says_the_label() -> None:
     oracle = OracleCaptioner(Oracle(template="a video of {}"))
     row = {"label_text": "{}ing {0} things", "text": "juggling"}
-    assert oracle.describe(row) == [Said("a video of {}ing {0} things")]
+    assert oracle.describe(row) == [TimedText("a video of {}ing {0} things")]
     with pytest.raises(NoLabel, match="no label text"):
         oracle.describe({"label_text": None, "text": None})
     with pytest.raises(UserError, match="has no"):
@@ -125,9 +125,9 @@ def test_oracle_says_the_label() -> None:
 @pytest.mark.parametrize("label", ["Holding [something] up", "Holding something up"])
 def test_oracle_fills_the_places_of_a_label(label: str) -> None:
     row = {"label_text": label, "text": "holding a potato up"}
-    assert OracleCaptioner(Oracle(template="video: {}")).describe(row) == [Said("video: holding a potato up")]
-    assert OracleCaptioner(Oracle()).describe({**row, "text": None}) == [Said(label)]  # the test set has no fillings
-    assert OracleCaptioner(Oracle(fill=False)).describe(row) == [Said(label)]
+    assert OracleCaptioner(Oracle(template="video: {}")).describe(row) == [TimedText("video: holding a potato up")]
+    assert OracleCaptioner(Oracle()).describe({**row, "text": None}) == [TimedText(label)]  # as in a test set
+    assert OracleCaptioner(Oracle(fill=False)).describe(row) == [TimedText(label)]
 
 
 def test_unknown_source_names_the_nearest() -> None:

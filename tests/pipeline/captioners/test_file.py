@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.captioners import NoCaption, Said
+from pipeline.captioners import NoCaption, TimedText
 from pipeline.captioners.file import AmbiguousName, FileCaptioner
 from pipeline.captioners.subtitles import cues
 from schemas.config import CaptionFile
@@ -76,7 +76,7 @@ def test_lists_of_texts_times_and_a_limit(tmp_path: Path) -> None:
     path = save(tmp_path / "c.jsonl", [{"id": "a", "said": [f"t{n}" for n in range(9)], "at": 1.5}])
     options = CaptionFile(path=str(path), video_column="id", text_column="said", time_column="at", per_video=3)
     said = FileCaptioner(options, MANIFEST).describe(row("run/a.mp4", fps=10.0))
-    assert said == [Said("t1", 15, 1.5), Said("t4", 15, 1.5), Said("t7", 15, 1.5)]
+    assert said == [TimedText("t1", 15, 1.5), TimedText("t4", 15, 1.5), TimedText("t7", 15, 1.5)]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ SRT = (
 
 
 def test_cues_of_vtt_and_srt() -> None:
-    assert cues(VTT.removeprefix("\ufeff")) == [Said("a & b", time=1.0), Said("b goes on c", time=3.0)]
-    assert cues(SRT) == [Said("a & b", time=1.0), Said("b goes on c", time=3.0)]
+    assert cues(VTT.removeprefix("\ufeff")) == [TimedText("a & b", time=1.0), TimedText("b goes on c", time=3.0)]
+    assert cues(SRT) == [TimedText("a & b", time=1.0), TimedText("b goes on c", time=3.0)]
     assert cues("no cue here") == []
 
 
@@ -136,8 +136,8 @@ def test_timed_captions_fall_within_their_segment(tmp_path: Path, capsys: pytest
     segments = [row("run/a.mp4#0-2", start=None, end=2.0), row("run/a.mp4#2-9", start=2.0, end=9.0, fps=10.0)]
     rows = [*segments, row("run/a.mp4#6-9", start=6.0, end=9.0), *MANIFEST]
     captioner = FileCaptioner(CaptionFile(path=str(tmp_path)), rows)
-    assert captioner.describe(rows[0]) == [Said("a & b", 10, 1.0)]
-    assert captioner.describe(rows[1]) == [Said("b goes on c", 10, 3.0)]
+    assert captioner.describe(rows[0]) == [TimedText("a & b", 10, 1.0)]
+    assert captioner.describe(rows[1]) == [TimedText("b goes on c", 10, 3.0)]
     with pytest.raises(NoCaption, match="within this segment"):
         captioner.describe(rows[2])
     assert texts(captioner, "run/b.mp4") == ["a & b", "b goes on c"]

@@ -1,4 +1,4 @@
-"""What the tests of list formats share: empty files in place of videos, and annotations written beside them."""
+"""What the tests of list formats share: empty files in place of videos, and annotations written next to them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_folders_of_splits(tmp_path: Path) -> None:
         Entry("validation/sit/b.mp4", 1, "sit", "val"),
     ]
     touch(root, "other/d.mp4")
-    with pytest.raises(UserError, match=r"holds test, train, validation beside 1 other folders \(other\)"):
+    with pytest.raises(UserError, match=r"holds test, train, validation next to 1 other folders \(other\)"):
         FORMATS["folder"](Source(root))
 
 
@@ -59,7 +59,7 @@ def test_splits_in_capitals_are_splits(tmp_path: Path) -> None:
 def test_one_split_among_classes_is_a_class_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = touch(tmp_path / "d", "train/a.mp4", "plane/b.mp4")  # vehicles
     assert [entry.label_text for entry in FORMATS["folder"](Source(root)).entries] == ["plane", "train"]
-    assert "train beside 1 other folders (plane): taken as classes" in capsys.readouterr().err
+    assert "train next to 1 other folders (plane): taken as classes" in capsys.readouterr().err
 
 
 def test_files_have_no_labels(root: Path) -> None:
@@ -78,7 +78,7 @@ def test_links_stay_within_the_root(tmp_path: Path) -> None:
     assert [entry.path for entry in listing.entries] == ["a.mp4", "in.mp4"]
     assert reasons(listing).keys() == {"out.mp4", "gone.mp4"}
     assert reasons(listing)["out.mp4"].startswith("OutsideRoot: leads out of the data folder")
-    assert reasons(listing)["gone.mp4"].startswith("MissingFile: is not there")
+    assert reasons(listing)["gone.mp4"].startswith("MissingFile: is missing")
     assert listing.ignored == {"links to folders": 1}
 
 
@@ -132,7 +132,7 @@ def test_csv_of_class_indices(root: Path) -> None:
     [
         ("../list.csv,x,,,", "OutsideRoot: list.csv line 2: leads out of the data folder"),
         ("/etc/passwd,x,,,", "OutsideRoot: list.csv line 2: leads out of the data folder"),
-        ("no.mp4,x,,,", "MissingFile: list.csv line 2: is not there"),
+        ("no.mp4,x,,,", "MissingFile: list.csv line 2: is missing"),
         ("b,x,,,", "MissingFile: list.csv line 2: is not a file"),
         (",x,,,", "BadRow: list.csv line 2: the path is empty"),
         ("a.mp4,x,3,2,", "BadRow: list.csv line 2: end 2 s is not after start 3 s"),

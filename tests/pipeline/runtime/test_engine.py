@@ -1,13 +1,23 @@
-"""Ray itself: how long it is kept, and clusters that are not there."""
+"""Ray itself: how long it is kept, and clusters that are missing."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
 from pipeline.runtime.engine import execute
 from pipeline.runtime.ray_session import connected, shared_ray
-from pipeline.runtime.units import Worker
+from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError
 
@@ -35,3 +45,57 @@ def no_worker() -> Worker:
 def test_an_unreachable_cluster_is_said_at_once(address: str) -> None:
     with pytest.raises(UserError, match=address.removeprefix("ray://")):
         list(execute([], no_worker, Ray(address=address)))
+
+
+class Sleeper:
+    """Finishes one video, then works for ever."""
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        yield 1
+        time.sleep(600)
+
+
+def raylets() -> set[int]:
+    """Ray's node processes that this process started."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return {int(line.split()[0]) for line in listed.stdout.splitlines() if "raylet/raylet" in line}
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_is_an_error_and_no_second_ray_is_started(tmp_path: Path) -> None:
+    events = execute([Unit(0, [{}])], Sleeper, Ray(workers=1))
+    assert next(events) == 1
+    (node,) = raylets()
+    os.kill(node, signal.SIGKILL)
+    with pytest.raises(UserError, match="node on this machine died.*run the command again"):
+        list(events)
+    assert not ray.is_initialized() and not raylets() - {node}
+
+
+def test_a_long_folder_is_named_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
+    with pytest.raises(UserError, match="too long a path for its sockets: set RAY_TMPDIR"):
+        list(execute([], no_worker, Ray()))
+
+
+@pytest.mark.slow
+def test_somebody_else_s_ray_is_neither_joined_nor_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither one that runs on the machine nor one that RAY_ADDRESS names, which may be stale."""
+    cli = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+    start = ["start", "--head", "--port=6401", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="ray"))
+    subprocess.run([*cli, *start], check=True, capture_output=True)
+    try:
+        theirs = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "runtime_resources"
+        theirs.mkdir(exist_ok=True)
+        for address in ("127.0.0.1:6401", "127.0.0.1:9"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with connected(Ray()):
+                assert len(ray.nodes()) == 1 and ray.get_runtime_context().gcs_address != "127.0.0.1:6401"
+                session = Path(ray.get_runtime_context().get_session_name())
+            assert theirs.is_dir() and not list((theirs.parents[1]).glob(session.name))
+    finally:
+        subprocess.run([*cli, "stop", "--force"], check=False, capture_output=True)
+        shutil.rmtree(os.environ["RAY_TMPDIR"])

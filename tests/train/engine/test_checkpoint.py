@@ -90,6 +90,19 @@ def test_damage_is_noticed(tmp_path: Path, name: str, how: str, capsys: pytest.C
     assert found is not None and found[0] == last
 
 
+@pytest.mark.parametrize(
+    "state", [b"", b"{}", b"[]", b'{"files": {}}', b'{"files": {}, "position": {"step": 2}, "format": 2, "spec": {}}']
+)
+def test_a_damaged_state_falls_back_to_the_checkpoint_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: bytes
+) -> None:
+    folders = [write(tmp_path, step, *network()) for step in (1, 2)]
+    (folders[1] / "state.json").write_bytes(state)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found[0] == folders[0]
+    assert "is damaged" in capsys.readouterr().err
+
+
 def test_what_was_half_written_is_not_seen_and_swept_up(tmp_path: Path) -> None:
     partial = tmp_path / checkpoint.FOLDER / ".step_0000005.123.tmp"
     partial.mkdir(parents=True)

@@ -95,7 +95,7 @@ class Counting:
 
 
 def test_features_are_kept_by_video(workspace: Workspace, tmp_path: Path) -> None:
-    """In any order and any part; what was unreadable is tried again; other weights start anew."""
+    """In any order and any part; what was unreadable is tried again; other weights start again."""
     videos, compute, path = open_videos(workspace), Counting(), tmp_path / "features" / "kept.safetensors"
     keys = videos.all_keys()
     compute.unreadable = {keys[3]}

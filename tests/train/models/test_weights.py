@@ -29,7 +29,7 @@ from train.models.cubes import normalise
 from train.models.objective import Objective
 from train.models.sizes import VideoMAEConfig, model_config
 from train.models.videomae import Classifier, Encoder, PretrainModel
-from train.models.weight_files import weights_digest, weights_to_judge
+from train.models.weight_files import weights_digest, weights_to_evaluate
 from train.models.weights import load_encoder, load_into, read_weights
 from train.pretrain import MODEL, run_pretrain, save_module
 from train.probe import run_probe
@@ -259,7 +259,7 @@ def test_pretraining_starts_from_all_of_the_same_model_else_from_its_encoder(tmp
                         (randomise(Classifier(CONFIG, 5)), {})):  # fmt: skip
         folder = write_run(tmp_path / type(kind).__name__, kind)
         objective = started(folder, **other)
-        assert objective.start.startswith("the encoder; the decoder starts anew of ")
+        assert objective.start.startswith("the encoder; the decoder starts from random weights of ")
         for name, tensor in kind.encoder.state_dict().items():  # type: ignore[union-attr]
             assert torch.equal(objective.model.encoder.state_dict()[name], tensor)
 
@@ -288,7 +288,7 @@ def test_a_probe_without_pretraining_judges_the_given_weights(small: Small, tmp_
     with pytest.raises(UserError, match="or name the weights to judge in model.init .`stages` has no pretrain"):
         run_probe(small(stages=["probe"]))
     experiment = small(**given, stages=["probe"])
-    assert weights_to_judge(experiment) == tmp_path / "a.pth"
+    assert weights_to_evaluate(experiment) == tmp_path / "a.pth"
     record = run_probe(experiment)
     assert record.inputs["init"] == weights_digest(tmp_path / "a.pth") and record.counts["test"] > 0
     assert not (Workspace(Path(experiment.workspace)).run(experiment.name) / MODEL).exists()
