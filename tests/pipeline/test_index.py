@@ -282,8 +282,10 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
         textwrap.dedent(f"""
             import signal, time
             from pipeline import index
+            from schemas import progress
             from schemas.config import Experiment
 
+            progress.EVERY = 0.0  # a line for each video
             probe_file = index.probe_file
 
             def stuck_on_the_last(path):  # so that the run cannot be over before it is interrupted
@@ -304,7 +306,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path
     )
     assert process.stderr is not None
     seen = ""
-    while "1/10" not in seen and process.poll() is None:
+    while " of 10 videos" not in seen and process.poll() is None:
         seen += process.stderr.read(1)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: everybody gets it
     try:
