@@ -6,10 +6,12 @@ Light to import and quick to compute, so that `tgmae run` and `tgmae status` can
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.captioners.label_words import worded_anew
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity
 from schemas.atomic import sha256_file
@@ -63,7 +65,14 @@ def caption_spec(experiment: Experiment) -> StageSpec:
     else:
         source = caption_source(name)
         config = {"source": source, **captioner_identity(source, experiment.caption)}
+        if any(worded_anew(source, name) for name in _classes(workspace)):
+            config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
     return StageSpec("caption", workspace.captions(name), config, inputs)
+
+
+def _classes(workspace: Workspace) -> list[str]:
+    path = workspace.manifest / "classes.json"
+    return [str(name) for name in json.loads(path.read_bytes())["classes"]] if path.is_file() else []
 
 
 def mixed(name: str) -> list[str]:

@@ -7,7 +7,6 @@ CuPL publishes (github.com/sarahpratt/CuPL, all_prompts) are of that form.
 from __future__ import annotations
 
 import random
-import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipeline.captioners import NoCaption, TimedText, seed_of
 from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
+from pipeline.captioners.label_words import joined, spoken
 from pipeline.runtime.units import Row
 from schemas.config import Llm
 from schemas.errors import UserError
@@ -55,16 +55,10 @@ class LlmCaptioner:
         return [TimedText(texts[number]) for number in sorted(chosen)]
 
 
-def spoken(label: str) -> str:
-    """A class as a prompt says it: "Pushing [something] off_of [something]" -> "pushing something off of something"."""
-    text = " ".join(re.sub(r"[\[\]_]", " ", label).split())
-    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
-
-
 def read_descriptions(path: Path, classes: Sequence[str], options: Llm) -> Descriptions:
     """Descriptions made elsewhere, those that describe something; each is used whole, however many sentences it has.
 
-    Classes are joined by name, else as they are spoken, whatever the case.
+    Classes are joined by name, else by their letters, whatever case and blanks.
     Raises UserError when the file is not JSON of the form {class: [texts]}.
     """
     try:
@@ -75,8 +69,8 @@ def read_descriptions(path: Path, classes: Sequence[str], options: Llm) -> Descr
         isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in content.values()
     ):
         raise UserError(f"caption.llm.file: {path} is not of the form {{class: [texts]}}")
-    loose = {spoken(name).casefold(): name for name in content}
-    found = {name: name if name in content else loose.get(spoken(name).casefold()) for name in classes}
+    loose = {joined(name): name for name in content}
+    found = {name: name if name in content else loose.get(joined(name)) for name in classes}
     whole = options.model_copy(update={"sentences": 0})
     told = _collected(
         [

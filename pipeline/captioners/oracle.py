@@ -1,10 +1,11 @@
-"""The `oracle` source: the label's text as the caption, an upper bound of what captions can tell (Table 6b)."""
+"""The `oracle` source: the label as the caption, in words, an upper bound of what captions can tell (Table 6b)."""
 
 from __future__ import annotations
 
 import re
 
 from pipeline.captioners import TimedText
+from pipeline.captioners.label_words import in_words
 from pipeline.runtime.units import Row
 from schemas.config import Oracle
 from schemas.errors import UserError
@@ -32,5 +33,8 @@ class OracleCaptioner:
         if text is None or not text.strip():
             raise NoLabel("no caption: the manifest has no label text for this video")
         if self._fill and row["text"] and PLACE.search(text):
-            text = row["text"]
+            return self._said(row["text"])
+        return self._said(in_words(text))
+
+    def _said(self, text: str) -> list[TimedText]:
         return [TimedText(self._template.replace("{}", text))]

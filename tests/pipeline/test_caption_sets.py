@@ -80,10 +80,21 @@ def test_oracle_and_llm_sets(workspace: Path) -> None:
     assert texts(workspace, "llm")["c.mp4"] == ["A hand."]
 
 
+def test_a_set_of_labels_that_are_said_in_words_is_another_one(workspace: Path) -> None:
+    """Sets of other labels stay what tgmae 0.1 made."""
+    classes = Workspace(workspace).manifest / "classes.json"
+    plain = caption_spec(experiment(workspace, "oracle"))
+    classes.write_text('{"classes": ["running", "Holding [something]"]}')
+    assert caption_spec(experiment(workspace, "oracle")) == plain
+    classes.write_text('{"classes": ["running", "ApplyLipstick"]}')
+    assert caption_spec(experiment(workspace, "oracle")).config == {**plain.config, "labels": "in words"}
+    assert "labels" not in caption_spec(experiment(workspace, "blip2")).config
+
+
 def test_the_descriptions_that_were_asked_for_can_be_used_again(workspace: Path) -> None:
     """By way of the answers kept in the workspace: no server is needed for what was asked before."""
     from pipeline.captioners.answers import Cache, Question, Reply
-    from pipeline.captioners.llm import spoken
+    from pipeline.captioners.label_words import spoken
 
     options = Llm(samples=1, model="m", key_variable="NO_KEY", url_variable="TGMAE_TEST_URL")
     cache = Cache(workspace / "cache" / "llm", {"model": "m"}, options)

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pipeline.captioners import NoCaption
 from pipeline.captioners.answers import Cache, Pace, Question, Unusable, tidy
 from pipeline.captioners.endpoint import Endpoint, retry_after
-from pipeline.captioners.llm import Descriptions, LlmCaptioner, ask_descriptions, read_descriptions, spoken
+from pipeline.captioners.llm import Descriptions, LlmCaptioner, ask_descriptions, read_descriptions
 from pipeline.captioners.local import LocalModel
 from schemas.config import Llm
 from schemas.errors import UserError
@@ -311,11 +311,6 @@ def test_tidy() -> None:
     for nonsense in ("", " \n\n", '""', "I cannot do that.", "...", "<html>"):
         with pytest.raises(Unusable):
             tidy(nonsense, Llm())
-
-
-def test_classes_as_they_are_spoken() -> None:
-    assert spoken("Pushing [something] off_of [something]") == "pushing something off of something"
-    assert spoken("BMX riding") == "BMX riding"
 
 
 def test_descriptions_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
