@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from pipeline.caption_sets import row_source
+from pipeline.caption_sets import captioner_maker, row_source, source_tools
 from pipeline.captioners import (
     Frame,
     FrameCaptioner,
@@ -15,7 +16,6 @@ from pipeline.captioners import (
     RowCaptioner,
     SamplingCaptioner,
     TimedText,
-    make_captioner,
     seed_of,
 )
 from pipeline.captioners.cleaning import cleaned
@@ -26,7 +26,7 @@ from pipeline.media.video import TIME_LIMIT, as_video_error
 from pipeline.runtime.job import Job
 from pipeline.runtime.prefetch import map_ahead
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.units import Row, ShardResult, Unit
+from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, Clean, Experiment, Section, caption_source
@@ -211,9 +211,13 @@ def _nothing(mended: list[Row]) -> str:
     return f"no caption: cleaning left nothing of {mended[0]['before']!r}"
 
 
-def make_worker(source: str, caption: Caption, data: Path, memory: int) -> CaptionWorker:
+def _row_worker(captioner: RowCaptioner, clean: Clean, _: Path) -> RowWorker:
+    return RowWorker(captioner, clean)
+
+
+def _frame_worker(make: Callable[[], FrameCaptioner], experiment: Experiment, data: Path, _: Path) -> CaptionWorker:
     """Called where the work is done: it loads the model."""
-    return CaptionWorker(make_captioner(source, caption), data, caption, memory)
+    return CaptionWorker(make(), data, experiment.caption, experiment.ray.decoder_bytes)
 
 
 def caption_units(manifest: list[Row], size: int) -> list[Unit]:
@@ -236,19 +240,22 @@ def run_caption(experiment: Experiment) -> StageRecord:
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
     source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
+    settled = experiment.model_copy(update={"caption": caption})
     rows = row_source(experiment, manifest)
-    memory = experiment.ray.decoder_bytes
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
     lavis = source == "lavis"
+    worker: Callable[[Path], Worker]
+    if rows is not None:
+        worker = partial(_row_worker, rows.captioner, clean)
+    else:
+        worker = partial(_frame_worker, captioner_maker(source, settled), settled, data)
     job = Job(
         spec=spec,
         units=caption_units(manifest, caption.videos_per_shard),
-        worker=lambda _: (
-            make_worker(source, caption, data, memory) if rows is None else RowWorker(rows.captioner, clean)
-        ),
+        worker=worker,
         schema=CAPTIONS,
         table=TABLE,
-        tools=["av"] if lavis else ["transformers", "torch", "av"],
+        tools=source_tools(source),
         holds_model=True,
         runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.address)) if lavis else None,
         in_process=rows is not None,

@@ -1,13 +1,15 @@
-"""Caption sets that look at no video: which captioner makes them, and what is stored next to the captions."""
+"""Which captioner makes a set: of frames, or of what is known without looking, with what is stored next to it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from pipeline.captioners import RowCaptioner
+from pipeline.captioners import FrameCaptioner, RowCaptioner, make_captioner
+from pipeline.captioners.own_captioner import OwnCaptioner, own
 from pipeline.runtime.units import Row
 from pipeline.stage_specs import mixed
 from schemas.config import Experiment, Llm, caption_source
@@ -18,6 +20,23 @@ from schemas.workspace import Workspace
 class RowSource:
     captioner: RowCaptioner
     notes: Mapping[str, bytes] = field(default_factory=dict)  # files next to captions.parquet
+
+
+def captioner_maker(source: str, experiment: Experiment) -> Callable[[], FrameCaptioner]:
+    """Loads the captioner of frames, where it is called: travels to the workers.
+
+    Raises UserError when the file of a class of one's own is missing.
+    """
+    if ":" in source:
+        return partial(OwnCaptioner, source, own(source).source(), experiment)
+    return partial(make_captioner, source, experiment)
+
+
+def source_tools(source: str) -> list[str]:
+    """The packages whose versions the record of a set names."""
+    if ":" in source and "+" not in source:
+        return [*own(source).tools(), "av"]
+    return ["av"] if source == "lavis" else ["transformers", "torch", "av"]
 
 
 def row_source(experiment: Experiment, manifest: list[Row]) -> RowSource | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.captioners.label_words import worded_anew
+from pipeline.captioners.own_captioner import own
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
-from pipeline.runtime.model_identity import captioner_identity
+from pipeline.runtime.model_identity import captioner_identity, keyframes_identity
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import UserError
@@ -64,10 +65,17 @@ def caption_spec(experiment: Experiment) -> StageSpec:
         inputs |= {f"captions/{part}": _part(workspace, part, inputs["manifest"]) for part in mixed(name)}
     else:
         source = caption_source(name)
-        config = {"source": source, **captioner_identity(source, experiment.caption)}
+        config = {"source": source, **_captioner(source, experiment)}
         if any(worded_anew(source, name) for name in _classes(workspace)):
             config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
     return StageSpec("caption", workspace.captions(name), config, inputs)
+
+
+def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
+    if ":" not in source:
+        return captioner_identity(source, experiment.caption)
+    clean = {"clean": experiment.caption.clean.model_dump(mode="json")} if experiment.caption.clean.enabled else {}
+    return {**clean, **keyframes_identity(experiment.caption), "class": own(source).identity(experiment)}
 
 
 def _classes(workspace: Workspace) -> list[str]:

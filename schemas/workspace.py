@@ -24,7 +24,8 @@ class Workspace:
         return self.root / "clips"
 
     def captions(self, name: str) -> Path:
-        return self.root / "captions" / checked_name("caption set", name)
+        """Of the set of that name; module:ClassName lies in module.ClassName."""
+        return self.root / "captions" / checked_name("caption set", name.replace(":", "."))
 
     def features(self, name: str) -> Path:
         return self.root / "features" / checked_name("encoder", name)

@@ -56,9 +56,11 @@ def caption(
     given: Given,
     workspace: Folder,
     source: Annotated[
-        str | None, option("captions", "blip2, blip, lavis, oracle, llm, file; or a mix: blip2+llm.", "--source")
+        str | None,
+        option("captions", "blip2, blip, lavis, oracle, llm, file; a class of your own as module:ClassName; or a mix: "
+               "blip2+llm (docs/captions.md).", "--source"),
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Make a caption set: of keyframes by a model, on Ray; or of labels, descriptions, files, other sets."""
     given.run("caption", given.experiment(workspace=workspace, captions=source))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from pipeline.runtime.units import Row
-from schemas.config import Caption
+from schemas.config import Experiment
 from schemas.errors import choice_error
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]  # [H, W, 3] RGB
@@ -64,32 +64,32 @@ class RowCaptioner(Protocol):
         ...
 
 
-def _blip2(caption: Caption) -> FrameCaptioner:
+def _blip2(experiment: Experiment) -> FrameCaptioner:
     from pipeline.captioners.blip2 import Blip2Captioner  # transformers takes seconds to import
 
-    return Blip2Captioner(caption.blip2)
+    return Blip2Captioner(experiment.caption.blip2)
 
 
-def _blip(caption: Caption) -> FrameCaptioner:
+def _blip(experiment: Experiment) -> FrameCaptioner:
     from pipeline.captioners.blip import BlipCaptioner
 
-    return BlipCaptioner(caption.blip)
+    return BlipCaptioner(experiment.caption.blip)
 
 
-def _lavis(caption: Caption) -> FrameCaptioner:
+def _lavis(experiment: Experiment) -> FrameCaptioner:
     from pipeline.captioners.lavis import LavisCaptioner
 
-    return LavisCaptioner(caption.lavis)
+    return LavisCaptioner(experiment.caption.lavis)
 
 
-SOURCES: dict[str, Callable[[Caption], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip, "lavis": _lavis}
+SOURCES: dict[str, Callable[[Experiment], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip, "lavis": _lavis}
 
 
-def make_captioner(source: str, caption: Caption) -> FrameCaptioner:
+def make_captioner(source: str, experiment: Experiment) -> FrameCaptioner:
     """Loads the model of that source. Raises UserError for an unknown name or a model that cannot be loaded."""
     if source not in SOURCES:
         raise choice_error("source of captions from frames", source, SOURCES)
-    return SOURCES[source](caption)
+    return SOURCES[source](experiment)
 
 
 def seed_of(seed: int, *names: object) -> int:

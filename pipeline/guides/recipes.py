@@ -28,8 +28,9 @@ def recipe(experiment: Experiment) -> Recipe:
     if ":" not in experiment.guide:
         raise choice_error("guide", experiment.guide, RECIPES)
     settled = experiment.model_copy(update={"text": settled_text(experiment)})
-    make = partial(custom.make, custom.source(experiment.guide), settled)
-    return Recipe(make, experiment.text.frame_stride, [*custom.tools(experiment.guide), *SHARDS], scored_frames)
+    own = custom.own(experiment.guide)
+    make = partial(custom.make, experiment.guide, own.source(), settled)
+    return Recipe(make, experiment.text.frame_stride, [*own.tools(), *SHARDS], scored_frames)
 
 
 def _text(experiment: Experiment) -> Recipe:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from schemas.atomic import sha256_file
-from schemas.config import Blip2, Caption, CaptionFile, Lavis, Llm, Text
-from schemas.errors import UserError
+from schemas.config import CAPTION_SOURCES, Blip2, Caption, CaptionFile, Lavis, Llm, Text
+from schemas.errors import UserError, choice_error
 
 LOCAL = "local-dir:"  # open_clip's prefix of a model folder
 
 
 def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
     """What determines a caption set of `source` apart from the videos: settings that change nothing are left out."""
+    if source not in CAPTION_SOURCES:
+        raise choice_error("caption source", source, CAPTION_SOURCES)
     identity: dict[str, Any] = {"clean": caption.clean.model_dump(mode="json")} if caption.clean.enabled else {}
     if source == "oracle":
         return identity | caption.oracle.model_dump(mode="json")
@@ -22,12 +24,16 @@ def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
         return identity | _file(caption.file)
     if source == "llm":
         return identity | _llm(caption.llm, caption.seed)
-    identity["keyframes"] = caption.keyframes
-    if caption.placing == "random":
-        identity |= {"placing": "random", "seed": caption.seed}
+    identity |= keyframes_identity(caption)
     if source == "lavis":
         return identity | _lavis(caption.lavis)
     return identity | _generation(caption.blip if source == "blip" else caption.blip2, caption.seed)
+
+
+def keyframes_identity(caption: Caption) -> dict[str, Any]:
+    """Which frames a captioner is shown."""
+    drawn = {"placing": "random", "seed": caption.seed} if caption.placing == "random" else {}
+    return {"keyframes": caption.keyframes, **drawn}
 
 
 def _lavis(options: Lavis) -> dict[str, Any]:

@@ -32,7 +32,9 @@ StageName = Literal["pretrain", "finetune", "probe", "retrieve"]
 class Experiment(Section):
     workspace: str  # folder; relative to where the command runs
     name: str = "pretrain"  # of the run
-    captions: str = "blip2"  # the caption set: one of CAPTION_SOURCES, such as blip2 or blip2.NAME; a mix: blip2+llm
+    # the caption set: one of CAPTION_SOURCES, such as blip2 or blip2.NAME; a class of one's own as module:ClassName; a
+    # mix: blip2+llm
+    captions: str = "blip2"
     guide: str = "text"  # one of GUIDES, or a class of one's own as module:ClassName; none: nothing is stored
     stages: tuple[StageName, ...] = ("pretrain", "probe")  # what `tgmae run` does after the data
     max_failures: str = "10%"  # of the videos, or a number; beyond it a stage stops
@@ -61,14 +63,15 @@ class Experiment(Section):
         """Folder of the guide under guides/, or None where nothing is stored."""
         if self.guide == "none":
             return None
-        return f"{self.guide}-{self.captions}" if self.guide in SPEAKING else self.guide.replace(":", ".")
+        name = f"{self.guide}-{self.captions}" if self.guide in SPEAKING else self.guide
+        return name.replace(":", ".")
 
     @property
     def text_name(self) -> str | None:
         """Folder under guides/ of the text embeddings that the contrastive loss needs, or None where there is none."""
         if not self.objective.contrastive:
             return None
-        return self.guide_name if self.guide in SPEAKING else f"embeddings-{self.captions}"
+        return self.guide_name if self.guide in SPEAKING else f"embeddings-{self.captions}".replace(":", ".")
 
     @field_validator("workspace")
     @classmethod
@@ -81,8 +84,8 @@ class Experiment(Section):
     def _sections_agree(self) -> Experiment:
         kind = self.mask.kind
         for part in self.captions.split("+"):
-            if caption_source(part) not in CAPTION_SOURCES:
-                raise ValueError(str(choice_error("caption source", part, CAPTION_SOURCES)))
+            if caption_source(part) not in CAPTION_SOURCES and ":" not in part:
+                raise ValueError(f"{choice_error('caption source', part, CAPTION_SOURCES)} Or module:ClassName.")
         if self.guide not in GUIDES and ":" not in self.guide:
             raise ValueError(f"guide = {self.guide!r} is not one of {', '.join(GUIDES)}, nor module:ClassName")
         masked = self.objective.kind == "mae"  # ARVideo reads no mask

@@ -16,8 +16,12 @@ CAPTION_SOURCES = ("blip2", "blip", "lavis", "oracle", "llm", "file")
 
 
 def caption_source(name: str) -> str:
-    """What makes the caption set of that name: "blip2.centre" is a set of "blip2", kept next to others of it."""
-    return name.partition(".")[0]
+    """What makes the caption set of that name: "blip2.centre" is a set of "blip2", kept next to others of it.
+
+    So is "my.module:Words.centre" one of "my.module:Words".
+    """
+    module, colon, rest = name.rpartition(":")
+    return module + colon + rest.partition(".")[0]
 
 
 class Index(Section):

@@ -26,7 +26,7 @@ from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
 from pipeline.media.keyframes import keyframe_indices
 from pipeline.runtime.device import torch_device
-from schemas.config import Blip2, Caption, Oracle
+from schemas.config import Blip2, Experiment, Oracle
 from schemas.errors import UserError
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"w{n}" for n in range(60)), "a", "photo", "of"]
@@ -132,7 +132,7 @@ def test_oracle_fills_the_places_of_a_label(label: str) -> None:
 
 def test_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'blip2'"):
-        make_captioner("blip22", Caption())
+        make_captioner("blip22", Experiment(workspace="w"))
 
 
 def test_unknown_device() -> None:

@@ -14,7 +14,7 @@ import timm
 import torch
 
 from pipeline.guides import Frames, Scores, checked
-from pipeline.guides.custom import make, source
+from pipeline.guides.custom import make, own
 from pipeline.guides.guide_identity import guide_identity, needs_captions
 from pipeline.guides.recipes import recipe
 from schemas.config import Experiment, Text
@@ -109,14 +109,15 @@ def test_the_source_is_a_part_of_the_identity(folder: Path) -> None:
 def test_a_worker_elsewhere_needs_the_same_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "package").mkdir()
     (folder / "package" / "mine.py").write_text(SIMPLE)
-    known = source("package.mine:Guide")
+    name = "package.mine:Guide"
+    known = own(name).source()
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
-    assert type(make(known, experiment("package.mine:Guide"))).__name__ == "Guide"
+    assert type(make(name, known, experiment(name))).__name__ == "Guide"
     known.path.write_text(SIMPLE + "# changed since")
     with pytest.raises(UserError, match="differs from"):
-        make(known, experiment("package.mine:Guide"))
+        make(name, known, experiment(name))
 
 
 @pytest.mark.parametrize(
