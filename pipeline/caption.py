@@ -257,7 +257,7 @@ def run_caption(experiment: Experiment) -> StageRecord:
         table=TABLE,
         tools=source_tools(source),
         holds_model=True,
-        runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.address)) if lavis else None,
+        runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.cluster)) if lavis else None,
         in_process=rows is not None,
         side={CHANGED: CHANGES} if clean.enabled else {},
         notes={} if rows is None else rows.notes,

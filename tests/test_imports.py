@@ -126,6 +126,18 @@ def test_every_file_and_folder_can_be_read_in_one_sitting() -> None:
     assert not long + crowded
 
 
+def test_no_function_carries_more_than_eight_things() -> None:
+    wrong = []
+    for path in sources(*ROOMS):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [each.arg for each in given if each.arg not in ("self", "cls")]
+                if len(names) > 8:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} takes {len(names)}")
+    assert not wrong
+
+
 def test_one_name_is_one_thing() -> None:
     """Two rooms never have a file of the same name; a room's own __init__ and __main__ aside."""
     places: dict[str, list[str]] = {}

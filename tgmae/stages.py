@@ -138,7 +138,7 @@ ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes
 
 def _train(command: str, experiment: Experiment, *options: str) -> None:
     """Runs `python -m train`, which starts torchrun itself for several processes; on a cluster, Ray Train does."""
-    if experiment.ray.address and command in ON_CLUSTER:
+    if experiment.ray.cluster and command in ON_CLUSTER:
         from tgmae.cluster import train_on_ray
 
         train_on_ray(command, experiment, rebuild="--rebuild" in options)

@@ -48,13 +48,13 @@ def sweep(chosen: Sequence[Experiment], say: Callable[[str], None] = print) -> l
     for number, experiment in enumerate(chosen, 1):
         say(f"== {experiment.name} in {experiment.workspace} ({number} of {len(chosen)})")
         try:
-            run(experiment, say, only=DATA if experiment.ray.address else None)
+            run(experiment, say, only=DATA if experiment.ray.cluster else None)
         except UserError as error:
             say(f"error: {error}")
             failed.append(f"{experiment.name}: {error}")
         else:
             ready.append(experiment)
-    clustered = [experiment for experiment in ready if experiment.ray.address]
+    clustered = [experiment for experiment in ready if experiment.ray.cluster]
     if clustered:
         from tgmae.cluster import side_by_side
 

@@ -35,7 +35,7 @@ from train.data.videos import Videos, open_videos
 from train.data.views import ViewsDataset
 from train.engine import resume
 from train.engine.distributed import Ranks, launch, process_group, share_cores, under_torchrun
-from train.engine.loop import Loop, common_facts
+from train.engine.loop import Loop, Settings, common_facts
 from train.engine.record import finish
 from train.engine.sharding import whole_state
 from train.evaluation import test_results
@@ -132,8 +132,8 @@ class Tuner(Loop):
         if experiment.pretrain.compile:
             model.encoder.forward = torch.compile(model.encoder.forward)  # type: ignore[method-assign]
         names = ["loss", *[head.name for head in data.classes.heads if len(data.classes.heads) > 1]]
-        super().__init__(experiment, spec, ranks, videos=data.train, module=module, names=names, optim=options,
-                         options=options, section="finetune", layer_decay=options.layer_decay)  # fmt: skip
+        super().__init__(experiment, spec, ranks, videos=data.train, module=module, names=names,
+                         settings=Settings(options, options, "finetune", layer_decay=options.layer_decay))  # fmt: skip
         self.model = model
         self.mixing = Mixing(options.mixup, options.cutmix, len(data.classes))
         if self.mixing.on and self.plan.clips_per_rank % 2:

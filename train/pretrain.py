@@ -50,12 +50,12 @@ def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
     with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         share_cores(experiment.pretrain.workers, ranks.device)
         before, found = resume.state(spec, read_record(spec.folder), rebuild=rebuild)
+        trainer = Trainer(experiment, spec, ranks)  # what is wrong with the config is found before anything is moved
         ranks.wait()  # all have looked: now one may change things
         if ranks.main:
             if before is not None and before.fingerprint != spec.fingerprint:
                 resume.move_aside(spec, before.fingerprint)
             resume.prepare(experiment, spec, (MODEL, HEAD), fresh=found is None)
-        trainer = Trainer(experiment, spec, ranks)
         if found is not None:
             trainer.resume(*found)
         trainer.train()

@@ -34,7 +34,7 @@ from train.evaluation.frozen_encoder import FrozenEncoder, Missing, missing_vide
 from train.evaluation.linear import Sweep, choose_lr, fit_logistic, fit_steps, standardise, step_scores
 from train.evaluation.neighbours import nearest, votes
 from train.evaluation.results import FILE as RESULT
-from train.evaluation.results import write_result
+from train.evaluation.results import Evaluation, write_result
 from train.evaluation.video_features import Features
 from train.specs import probe_spec
 
@@ -86,10 +86,10 @@ def run_probe(experiment: Experiment) -> StageRecord:
     seconds = time.perf_counter() - started
     with rebuilding(spec.folder) as folder:
         write_json(folder / FILES[0], result)
-        write_result(
-            folder, experiment, kind="probe", dataset=spec.inputs["clips"], counts=counts, seconds=seconds,
+        write_result(folder, experiment, Evaluation(
+            kind="probe", dataset=spec.inputs["clips"], counts=counts, seconds=seconds,
             checkpoint=frozen.checkpoint, metrics=metrics, views=frozen.views, warnings=warnings,
-        )  # fmt: skip
+        ))  # fmt: skip
         return finish(spec, folder / FILES[0], files=FILES, counts=counts, info=result, seconds=seconds)
 
 

@@ -36,7 +36,7 @@ from train.engine.record import finish
 from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
 from train.evaluation.neighbours import KS, Neighbours, nearest, recalls
 from train.evaluation.results import FILE as RESULT
-from train.evaluation.results import write_result
+from train.evaluation.results import Evaluation, write_result
 from train.evaluation.text_retrieval import text_recalls
 from train.evaluation.video_features import Features
 from train.specs import retrieve_spec
@@ -100,10 +100,10 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
     seconds = time.perf_counter() - started
     with rebuilding(spec.folder) as folder:
         write_table(folder / NEIGHBOURS, [row for each in found for row in search.rows(each)], SCHEMA)
-        write_result(
-            folder, experiment, kind="retrieve", checkpoint=frozen.checkpoint, dataset=spec.inputs["clips"],
+        write_result(folder, experiment, Evaluation(
+            kind="retrieve", checkpoint=frozen.checkpoint, dataset=spec.inputs["clips"],
             metrics=metrics, views=frozen.views, counts=counts, warnings=warnings, seconds=seconds,
-        )  # fmt: skip
+        ))  # fmt: skip
         files = (RESULT, NEIGHBOURS)
         return finish(spec, folder / RESULT, files=files, counts=counts, info={"metrics": metrics}, seconds=seconds)
 

@@ -12,7 +12,7 @@ from train.data.sampling import BatchPlan
 from train.data.stream import Batch, ClipDataset, stream, text_width
 from train.data.videos import videos_to_pretrain_on
 from train.engine.distributed import Ranks
-from train.engine.loop import Loop, common_facts
+from train.engine.loop import Loop, Settings, common_facts
 from train.masking.masks import hidden_per_slice
 from train.models.arvideo import cut, kept_tokens
 from train.models.objective import Objective
@@ -33,8 +33,8 @@ class Trainer(Loop):
         names = ["loss", *["reconstruction"] * bool(experiment.objective.reconstruction),
                  *["contrastive"] * self.objective.contrastive]  # fmt: skip
         super().__init__(experiment, spec, ranks, videos=videos, module=self.objective, names=names,
-                         optim=experiment.optim, options=experiment.pretrain,
-                         repeats=experiment.clip.repeats)  # fmt: skip
+                         settings=Settings(experiment.optim, experiment.pretrain, "optim",
+                                           repeats=experiment.clip.repeats))  # fmt: skip
         if self.objective.contrastive:
             self.optimizer.register_step_post_hook(lambda *_: self.objective.temperature.bound())
         self.info = common_facts(self) | _facts(self)

@@ -29,8 +29,6 @@ from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, required_record, stored_files, write_record
 from schemas.tables import FAILURES, write_table
 
-NO_RAY = "none"  # ray.address: in this process
-
 
 def build(job: Job, experiment: Experiment) -> StageRecord:
     """Makes the stage that `job` describes, or what is missing of it, and returns its record.
@@ -79,7 +77,7 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
 def _events(job: Job, folder: Path, units: list[Unit], experiment: Experiment) -> Iterator[int | ShardResult]:
     # Ray's workers may run in another folder: a full path.
     make_worker = partial(job.worker, folder.resolve())
-    if not job.in_process and experiment.ray.address != NO_RAY:
+    if not job.in_process and not experiment.ray.in_process:
         yield from execute(units, make_worker, experiment.ray, holds_model=job.holds_model, runtime_env=job.runtime_env)
         return
     worker = make_worker()

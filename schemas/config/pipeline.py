@@ -39,6 +39,9 @@ class Index(Section):
     workers: NotNegative = 0  # processes that probe; 0: one a core
 
 
+NO_RAY = "none"
+
+
 class Ray(Section):
     """Where and how widely captions, clips and guides are made. Changes no output."""
 
@@ -49,6 +52,16 @@ class Ray(Section):
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any
     retries: NotNegative = 3  # of a shard whose actor died
+
+    @property
+    def in_process(self) -> bool:
+        return self.address == NO_RAY
+
+    @property
+    def cluster(self) -> str:
+        """The address of the cluster to join; empty where there is none to join."""
+        return "" if self.in_process else self.address
+
     # memory of the process that decodes a video, GiB; a video that needs more is a failure; 0: no limit
     decoder_gb: Annotated[float, Field(ge=0)] = 4.0
 

@@ -14,7 +14,7 @@ from schemas.toml import load_experiment
 from tgmae.cli import app
 from tgmae.paper import TABLES
 from tgmae.result_tables import find_results, markdown, paper_tables, run_table
-from train.evaluation.results import Checkpoint, write_result
+from train.evaluation.results import Checkpoint, Evaluation, write_result
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "paper"
 
@@ -22,8 +22,10 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs" / "paper"
 def leave(root: Path, experiment: Experiment, kind: Any, **metrics: float) -> None:
     folder = root / experiment.name / kind
     folder.mkdir(parents=True)
-    write_result(folder, experiment, kind=kind, checkpoint=Checkpoint(source="here", sha256=None), dataset="abc",
-                 metrics=metrics, views={}, counts={}, warnings=[], seconds=1.0)  # fmt: skip
+    write_result(folder, experiment, Evaluation(
+        kind=kind, checkpoint=Checkpoint(source="here", sha256=None), dataset="abc", metrics=metrics, views={},
+        counts={}, warnings=[], seconds=1.0,
+    ))  # fmt: skip
 
 
 def seeded(name: str, seed: int, **changes: Any) -> Experiment:

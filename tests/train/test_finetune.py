@@ -87,12 +87,13 @@ def test_a_run_leaves_all_it_should(tune: Tune, workspace: Workspace, capfd: pyt
     experiment = tune()
     record = run_finetune(experiment)
     run, found = folder(experiment), result(experiment)
-    assert record == read_record(run) and load_experiment(run / "config.toml") == experiment
+    asked = experiment.model_copy(update={"finetune": experiment.finetune.model_copy(update={"test_split": "test"})})
+    assert record == read_record(run) and load_experiment(run / "config.toml") == asked
     assert record.counts == {"train": 10, "test": 4, "unread": 0, "absent": 0, "classes": 2,
                              "classes_without_training": 0, "steps": 6}  # fmt: skip
     assert [line["step"] for line in read(run / "metrics.jsonl")] == list(range(1, 7))
     assert load_file(run / "model.safetensors")["head.weight"].shape == (2, 96)
-    assert found.kind == "finetune" and found.experiment == experiment.model_dump(mode="json")
+    assert found.kind == "finetune" and found.experiment == asked.model_dump(mode="json")
     assert found.dataset == "clips-digest" and found.checkpoint.source == "untrained"
     assert found.views == {"sampling": "dense", "temporal": 2, "spatial": 3} and found.date.endswith("+00:00")
     said = capfd.readouterr().err

@@ -1,7 +1,7 @@
 """Update after update, for pretraining and fine-tuning alike: what makes a run resumable and watched.
 
-A run says what it is in five things (see Loop.__init__): its videos, its module, the config's section
-for the optimiser, that for saving, and how a batch becomes losses. Everything else is here.
+A run is described by four things (see Loop.__init__): its videos, its module, its settings, and how a batch becomes
+losses. Everything else is here.
 """
 
 import math
@@ -61,30 +61,41 @@ class Schedule:
         return lr_at(step, base=self.base, warmup=self.warmup, total=self.total, minimum=self.minimum)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Of the config: what one kind of training reads."""
+
+    optim: Optim | Finetune  # the schedule and the optimiser
+    options: Pretrain | Finetune  # seed and checkpoints
+    section: str  # of the config that `optim` is, for messages
+    layer_decay: float = 1.0
+    repeats: int = 1  # clips of a video that batch_size counts
+
+
 class Loop(ABC):
     """One process's part of a run."""
 
     def __init__(self, experiment: Experiment, spec: StageSpec, ranks: Ranks, *, videos: Videos, module: nn.Module,
-                 names: Sequence[str], optim: Optim | Finetune, options: Pretrain | Finetune, section: str = "optim",
-                 layer_decay: float = 1.0, repeats: int = 1) -> None:  # fmt: skip
+                 names: Sequence[str], settings: Settings) -> None:  # fmt: skip
         """module: on its device; called by `losses`, whose parts are `names`, "loss" among them.
 
-        spec: what the checkpoints belong to. section: of the config that `optim` is, for messages.
+        spec: what the checkpoints belong to.
         """
+        optim, options, section = settings.optim, settings.options, settings.section
         self.experiment, self.spec, self.ranks, self.videos = experiment, spec, ranks, videos
         self.names, self.optim, self.options, self.section = list(names), optim, options, section
         self.plan_options: dict[str, Any] = {
             "shards": videos.column("shard"), "seed": options.seed, "epochs": optim.epochs,
             "batch_size": optim.batch_size, "accumulate": optim.accumulate, "world": ranks.world,
             "rank": ranks.rank, "shuffle_shards": experiment.pretrain.shuffle_shards, "section": section,
-            "repeats": repeats,
+            "repeats": settings.repeats,
         }  # fmt: skip
         self.plan = BatchPlan(**self.plan_options)
         self.schedule = _schedule(optim, self.plan, section)
         self.module = module
         self.wrapped = parallel(module, ranks, fsdp=experiment.pretrain.fsdp)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(module, weight_decay=optim.weight_decay, layer_decay=layer_decay),
+            parameter_groups(module, weight_decay=optim.weight_decay, layer_decay=settings.layer_decay),
             lr=self.schedule.base, betas=optim.betas, fused=True if ranks.device.type == "cuda" else None,
         )  # fmt: skip
         self.parameters = [p for p in module.parameters() if p.requires_grad]

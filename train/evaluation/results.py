@@ -1,5 +1,6 @@
 """The JSON that every evaluation leaves: what was measured, of what, on what, and when. `tgmae table` reads these."""
 
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -41,16 +42,26 @@ class Result(BaseModel):
     seconds: float
 
 
-def write_result(
-    folder: Path, experiment: Experiment, *, kind: Literal["finetune", "probe", "retrieve"], checkpoint: Checkpoint,
-    dataset: str, metrics: dict[str, float], views: dict[str, int | str], counts: dict[str, int],
-    warnings: list[str], seconds: float,
-) -> Result:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured; the fields are those of Result."""
+
+    kind: Literal["finetune", "probe", "retrieve"]
+    checkpoint: Checkpoint
+    dataset: str
+    metrics: dict[str, float]
+    views: dict[str, int | str]
+    counts: dict[str, int]
+    warnings: list[str]
+    seconds: float
+
+
+def write_result(folder: Path, experiment: Experiment, evaluation: Evaluation) -> Result:
     """Writes folder/result.json, whole or not at all."""
     result = Result(
-        kind=kind, name=experiment.name, experiment=experiment.model_dump(mode="json"), checkpoint=checkpoint,
-        dataset=dataset, metrics=metrics, views=views, counts=counts, warnings=warnings,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"), tools=tools(), seconds=round(seconds, 3),
+        **{**vars(evaluation), "seconds": round(evaluation.seconds, 3)},
+        name=experiment.name, experiment=experiment.model_dump(mode="json"),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"), tools=tools(),
     )  # fmt: skip
     write_json(folder / FILE, result.model_dump(mode="json"))
     return result

@@ -24,7 +24,7 @@ from train.data.splits import absent_videos
 from train.data.videos import Videos
 from train.evaluation.accuracy import accuracies, best, confusion, top_k
 from train.evaluation.predictions import Predictions
-from train.evaluation.results import FILE, Checkpoint, Result, write_result
+from train.evaluation.results import FILE, Checkpoint, Evaluation, Result, write_result
 
 FILES = ("predictions.parquet", "classes.parquet", "confusion.parquet", FILE)
 Ints = NDArray[np.int64]
@@ -87,14 +87,14 @@ def write(folder: Path, experiment: Experiment, classes: Classes, test: Videos, 
     _write_confusion(folder / FILES[2], best(scores_RK, 1)[:, 0], label_R, len(classes))
     untrained = np.flatnonzero((train_K == 0) & (np.bincount(tested.label_S, minlength=len(classes)) > 0))
     options = experiment.finetune
-    return write_result(
-        folder, experiment, kind="finetune", checkpoint=checkpoint, metrics=metrics, seconds=seconds,
+    return write_result(folder, experiment, Evaluation(
+        kind="finetune", checkpoint=checkpoint, metrics=metrics, seconds=seconds,
         dataset=required_record(test.workspace.clips, f"tgmae shard {test.workspace.root}").output,
         views={"sampling": options.sampling, "temporal": options.temporal_views, "spatial": options.spatial_views},
         counts={"train": int(train_K.sum()), "test": len(tested.keys), "unread": len(tested.missing) - tested.absent,
                 "absent": tested.absent, "classes": len(classes), "classes_without_training": len(untrained)},
         warnings=_warnings(experiment, classes, tested, untrained),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _tested(experiment: Experiment, test: Videos, predictions: Predictions) -> TestVideos:
