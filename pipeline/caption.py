@@ -24,6 +24,7 @@ from pipeline.media.keyframes import Wanted, placed_keyframes
 from pipeline.media.processes import Isolated
 from pipeline.media.video import TIME_LIMIT, as_video_error
 from pipeline.runtime.job import Job
+from pipeline.runtime.model_check import check_captioner
 from pipeline.runtime.prefetch import map_ahead
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
@@ -241,6 +242,7 @@ def run_caption(experiment: Experiment) -> StageRecord:
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
     source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
     settled = experiment.model_copy(update={"caption": caption})
+    check_captioner(source, caption)
     rows = row_source(experiment, manifest)
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
     lavis = source == "lavis"

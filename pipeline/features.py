@@ -25,6 +25,7 @@ from pipeline.guides.frames import scored_frames
 from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
 from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job
+from pipeline.runtime.model_check import check_clip
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar import SidecarWorker
@@ -109,6 +110,7 @@ def run_features(experiment: Experiment) -> StageRecord:
     Raises UserError when clips are missing, when the model cannot be loaded, or when too many videos fail.
     """
     spec = features_spec(experiment)
+    check_clip(experiment.text)
     clips = Workspace(Path(experiment.workspace)).clips.resolve()
     job = Job(
         spec=spec,

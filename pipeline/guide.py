@@ -17,6 +17,7 @@ from pipeline.guides import Guide, Reader, checked
 from pipeline.guides.recipes import recipe
 from pipeline.guides.shard_captions import check_captions
 from pipeline.runtime.job import Job
+from pipeline.runtime.model_check import check_guide
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, Unit
 from pipeline.sidecar import SidecarWorker
@@ -77,6 +78,7 @@ def run_guide(experiment: Experiment) -> StageRecord:
     if "captions" in spec.inputs:
         check_captions(workspace, experiment.captions, index)
         captions = workspace.captions(experiment.captions).resolve()
+    check_guide(experiment)
     chosen, rows = recipe(experiment), index.to_pylist()
     if chosen.clips is not None:
         clips = chosen.clips

@@ -103,6 +103,7 @@ DATA = tuple(name for name in NEEDS if name not in get_args(StageName))
 
 def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
     """Brings every stage, or those named, up to date; a stage that is current is not touched."""
+    _check_models(experiment, only)
     with shared_ray() as ray:
         for stage in _wanted(experiment):
             if only is not None and stage.name not in only:
@@ -113,6 +114,19 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
                 if stage.name not in DATA:
                     ray.close()  # training has the machine to itself
                 stage.run(experiment)
+
+
+def _check_models(experiment: Experiment, only: Sequence[str] | None) -> None:
+    """Raises UserError, before hours of other stages, when a model of one that is not current cannot be had."""
+    for stage in _wanted(experiment):
+        if stage.check is None or (only is not None and stage.name not in only):
+            continue
+        try:
+            current = decide(stage, experiment).action == "current"
+        except UserError:  # its input is made by a stage before it
+            current = False
+        if not current:
+            stage.check(experiment)
 
 
 def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = print, *, rebuild: bool = False) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import stage_specs
 from pipeline.guides.guide_identity import cached, needs_captions
 from schemas.atomic import write_bytes
-from schemas.config import Experiment
+from schemas.config import Experiment, caption_source
 from schemas.errors import UserError
 from schemas.stage import StageSpec
 from schemas.toml import dump
@@ -30,6 +30,7 @@ class Stage:
     run: Callable[[Experiment], None]
     wanted: Callable[[Experiment], bool] = lambda experiment: True
     begun_spec: Callable[[StageSpec], StageSpec] = lambda spec: spec  # what a stage that is not complete belongs to
+    check: Callable[[Experiment], None] | None = None  # whether its models can be had: within seconds, before any work
 
 
 def _index(experiment: Experiment) -> None:
@@ -60,6 +61,18 @@ def _guide(experiment: Experiment) -> None:
     from pipeline.guide import run_guide
 
     run_guide(experiment)
+
+
+def _check_captioner(experiment: Experiment) -> None:
+    from pipeline.runtime.model_check import check_captioner
+
+    check_captioner(caption_source(experiment.captions), experiment.caption)
+
+
+def _check_guide(experiment: Experiment) -> None:
+    from pipeline.runtime.model_check import check_guide
+
+    check_guide(experiment)
 
 
 def _pretrain(experiment: Experiment) -> None:
@@ -102,15 +115,16 @@ def _asked(name: str) -> Callable[[Experiment], bool]:
 
 STAGES = (
     Stage("index", stage_specs.index_spec, _index),
-    Stage("caption", stage_specs.caption_spec, _caption, _captioned),
+    Stage("caption", stage_specs.caption_spec, _caption, _captioned, check=_check_captioner),
     Stage("shard", stage_specs.shard_spec, _shard),
-    Stage("features", stage_specs.features_spec, _features, cached),
-    Stage("guide", stage_specs.guide_spec, _guide, _guided),
+    Stage("features", stage_specs.features_spec, _features, cached, check=_check_guide),
+    Stage("guide", stage_specs.guide_spec, _guide, _guided, check=_check_guide),
     Stage(
         "embed",
         lambda experiment: stage_specs.guide_spec(_embeddings(experiment)),
         lambda experiment: _guide(_embeddings(experiment)),
         _embedded,
+        check=lambda experiment: _check_guide(_embeddings(experiment)),
     ),
     Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain")),
     Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), specs.training_part_of),
@@ -130,7 +144,12 @@ def _part(name: str) -> Stage:
     def of(experiment: Experiment) -> Experiment:
         return experiment.model_copy(update={"captions": name})
 
-    return Stage("part", lambda each: stage_specs.caption_spec(of(each)), lambda each: _caption(of(each)))
+    return Stage(
+        "part",
+        lambda each: stage_specs.caption_spec(of(each)),
+        lambda each: _caption(of(each)),
+        check=lambda each: _check_captioner(of(each)),
+    )
 
 
 ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes

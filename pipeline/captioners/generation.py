@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers import BitsAndBytesConfig, LogitsProcessorList, TopPLogitsWarp
 
 from pipeline.captioners import Frame
 from pipeline.runtime.device import in_batches, torch_device
+from pipeline.runtime.model_check import hub_options
 from schemas.config import Blip2
 from schemas.errors import UserError
 
@@ -84,7 +84,7 @@ class GenerationCaptioner:
 
     def _load(self) -> tuple[Any, Any]:
         options = self._options
-        where = {} if Path(options.model).is_dir() else {"revision": options.revision}
+        where = hub_options(options.model, options.revision)
         how: dict[str, Any] = {"dtype": self._dtype, "output_loading_info": True, **where}
         if options.load_in_8bit:
             how |= {"quantization_config": _eight_bit(f"caption.{self.section}"), "device_map": {"": self._device}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.captioners import seed_of
 from pipeline.captioners.answers import Reply
 from pipeline.runtime.device import torch_device
+from pipeline.runtime.model_check import hub_options
 from pipeline.runtime.model_identity import weights
 from schemas.config import Llm
 from schemas.errors import UserError
@@ -27,7 +27,7 @@ class LocalModel:
     def __init__(self, options: Llm) -> None:
         self.identity: dict[str, Any] = {**weights(options.local, options.revision), "dtype": options.dtype}
         self._options, self._device = options, torch_device(options.device)
-        where = {} if Path(options.local).is_dir() else {"revision": options.revision}
+        where = hub_options(options.local, options.revision)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(options.local, **where)
             model = AutoModelForCausalLM.from_pretrained(options.local, dtype=getattr(torch, options.dtype), **where)
