@@ -67,6 +67,9 @@ FAILURES = pa.schema(
     ]
 )
 
+SKIPPED = ("NoLabel",)
+"""Errors in FAILURES that are none: what a source of captions from labels leaves out, with its reason."""
+
 LOST = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

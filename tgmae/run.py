@@ -16,6 +16,10 @@ from tgmae.stages import STAGES, Stage, part_stages
 Action = Literal["current", "build", "resume", "rebuild", "pending"]
 
 
+COMMANDS = {"part": "tgmae caption WORKSPACE --source SET", "embed": "tgmae guide WORKSPACE --guide embeddings"}
+"""Of the stages that are no command of their own."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What is to be done for one stage. `rebuild` replaces something: a finished stage, or the parts of another one."""
@@ -25,7 +29,8 @@ class Step:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.stage:<9} {self.action:<8} {self.reason}"
+        made_by = f" (made by `{COMMANDS[self.stage]}`)" if self.stage in COMMANDS and self.works else ""
+        return f"{self.stage:<9} {self.action:<8} {self.reason}{made_by}"
 
     @property
     def works(self) -> bool:

@@ -9,7 +9,7 @@ from schemas.errors import UserError
 from schemas.foreign import shown
 from schemas.replacement import replacement_folder
 from schemas.stage import PARTS, StageRecord, damage, read_record
-from schemas.tables import FAILURES, read_table
+from schemas.tables import FAILURES, SKIPPED, read_table
 from schemas.workspace import Workspace
 
 
@@ -86,7 +86,7 @@ def _failures(folder: Path, count: int) -> Iterator[str]:
     path = folder / "failures.parquet"
     if not path.is_file():
         return
-    rows = read_table(path, FAILURES).to_pylist()
+    rows = [row for row in read_table(path, FAILURES).to_pylist() if row["error"] not in SKIPPED]
     for row in rows[:count]:
         yield f"{'':<24} failed: {shown(row['video_id'])}: {row['error']}: {shown(row['message'])}"
     if len(rows) > count:

@@ -26,7 +26,7 @@ from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split, with_test_split
+from train.data.splits import Bools, labelled_split, recordings, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
 from train.evaluation.accuracy import accuracies
@@ -61,11 +61,12 @@ def run_probe(experiment: Experiment) -> StageRecord:
     videos, train = labelled_split(videos, options.train_split, options.test_split, options.test_share)
     features = frozen.features(videos)
     missing = missing_videos("probe", options, videos, train, features.read_S)
-    task = Task.of(videos, train, features, missing)
+    group_S = recordings(videos, experiment.retrieve.group)
+    task = Task.of(videos, train, features, missing, group_S)
     metrics, sweep = task.metrics(options, frozen.device)
     if options.untrained:
         others = frozen.features(videos, untrained=True)
-        again = Task.of(videos, train, others, missing_videos("probe", options, videos, train, others.read_S))
+        again = Task.of(videos, train, others, missing_videos("probe", options, videos, train, others.read_S), group_S)
         metrics |= {f"{name}_untrained": value for name, value in again.metrics(options, frozen.device)[0].items()}
     counts = {
         "train": int(train.sum()), "test": int((~train).sum()) + missing.counts["absent"], "classes": task.classes,
@@ -100,6 +101,7 @@ class Task:
     train_RD: Floats
     target_R: Ints
     keys_R: list[str]
+    group_R: Ints  # of their recordings
     test_QD: Floats
     label_Q: Ints
     wrong: Ints  # classes of the test videos that are wrong whatever is learnt
@@ -107,7 +109,7 @@ class Task:
     unseen: list[int]  # labels of the classes with test videos and no training video
 
     @classmethod
-    def of(cls, videos: Videos, train: Bools, features: Features, missing: Missing) -> "Task":
+    def of(cls, videos: Videos, train: Bools, features: Features, missing: Missing, group_S: Ints) -> "Task":
         label_S = videos.column("label").astype(np.int64)
         learnt, asked = train & features.read_S, ~train & features.read_S
         known = np.unique(label_S[learnt])
@@ -121,6 +123,7 @@ class Task:
         return cls(
             train_RD=features.features_SD[learnt], target_R=number(label_S[learnt]),
             keys_R=[key for key, chosen in zip(videos.all_keys(), learnt, strict=True) if chosen],
+            group_R=group_S[learnt],
             test_QD=features.features_SD[seen], label_Q=number(label_S[seen]),
             wrong=number(np.concatenate((label_S[asked & ~seen], missing.wrong))), classes=len(order),
             unseen=np.setdiff1d(np.concatenate((label_S[~train], missing.wrong)), known).tolist(),
@@ -149,7 +152,7 @@ class Task:
         if known == 1 or not len(self.label_Q):  # nothing to learn, or nobody to ask
             scores = dict.fromkeys(METHODS, np.zeros((len(self.label_Q), known), np.float32))
         else:
-            sweep = choose_lr(self.train_RD, self.target_R, self.keys_R, options.linear, device)
+            sweep = choose_lr(self.train_RD, self.target_R, self.keys_R, options.linear, device, self.group_R)
             model = fit_steps(self.train_RD, self.target_R, options.linear, sweep.base_lr, device)
             found = nearest(self.test_QD, self.train_RD, options.neighbours, chunk=options.chunk, device=device)
             scores = {

@@ -10,7 +10,6 @@ without the videos of the query's own group (`other_groups_...`). Captions: trai
 Shape suffixes: S videos, Q queries, G gallery, N neighbours, D width of the features.
 """
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,13 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.config import Experiment
-from schemas.errors import UserError
 from schemas.foreign import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
 from schemas.workspace import Workspace
-from train.data.splits import Bools, labelled_split, with_test_split
+from train.data.splits import Bools, groups, labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.engine.record import finish
 from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
@@ -106,26 +104,6 @@ def run_retrieve(experiment: Experiment) -> StageRecord:
         ))  # fmt: skip
         files = (RESULT, NEIGHBOURS)
         return finish(spec, folder / RESULT, files=files, counts=counts, info={"metrics": metrics}, seconds=seconds)
-
-
-def groups(video_ids: list[str], expression: str) -> Ints:
-    """A number of each video, equal where `expression` captures the same of video_id: int64 [S].
-
-    That is what its parentheses capture or, where it has none, the whole match; a video that it does not fit is alone.
-    Errors: UserError when it fits none.
-    """
-    matches = [re.search(expression, name) for name in video_ids]
-    if not any(matches):
-        raise UserError(
-            f"retrieve.group = {expression!r} fits no video_id, such as {video_ids[0]!r}: it is searched for anywhere "
-            "in the path under the data folder"
-        )
-    names = [
-        (name,) if match is None else ("group", *(match.groups() or match.group(0, 0)))
-        for name, match in zip(video_ids, matches, strict=True)
-    ]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.asarray([numbers[name] for name in names], np.int64)
 
 
 @dataclass(frozen=True)

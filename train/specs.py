@@ -95,7 +95,10 @@ FASTER = {"batch_size", "chunk"}  # keys of probe and retrieve that change no nu
 
 
 def probe_spec(experiment: Experiment) -> StageSpec:
-    return _frozen_spec(experiment, "probe", with_test_split(experiment, "probe").probe)
+    spec = _frozen_spec(experiment, "probe", with_test_split(experiment, "probe").probe)
+    if experiment.retrieve.group and len(experiment.probe.linear.base_lr) > 1:
+        return replace(spec, config={**spec.config, "group": experiment.retrieve.group})
+    return spec
 
 
 def retrieve_spec(experiment: Experiment) -> StageSpec:

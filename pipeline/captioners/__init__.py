@@ -23,6 +23,10 @@ class NoCaption(ValueError):
     """A video that its source says nothing of."""
 
 
+class NoLabel(NoCaption):
+    """A video without a label, where captions are made of labels: left out, and no failure (schemas.tables.SKIPPED)."""
+
+
 class TimedText(NamedTuple):
     """A caption, and when: a caption of the whole video has no time."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.captioners import NoCaption, TimedText, seed_of
+from pipeline.captioners import NoCaption, NoLabel, TimedText, seed_of
 from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.captioners.label_words import joined, spoken
 from pipeline.runtime.units import Row
@@ -43,10 +43,10 @@ class LlmCaptioner:
         self._texts, self._per_video, self._seed = descriptions.texts, per_video, seed
 
     def describe(self, row: Row) -> list[TimedText]:
-        """Raises NoCaption for a video without a label's text or of a class without a description."""
+        """Raises NoLabel for a video without a label's text, NoCaption for one of a class without a description."""
         name = row["label_text"]
         if not name:
-            raise NoCaption("no caption: the manifest has no label text for this video")
+            raise NoLabel("no caption: the manifest has no label text for this video")
         texts = self._texts.get(name, [])
         if not texts:
             raise NoCaption(f"there is no usable description of {name!r}")

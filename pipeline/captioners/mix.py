@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.captioners import NoCaption, TimedText
+from pipeline.captioners import NoCaption, NoLabel, TimedText
 from pipeline.runtime.units import Row
 from schemas.errors import UserError
-from schemas.tables import CAPTIONS, FAILURES, read_table
+from schemas.tables import CAPTIONS, FAILURES, SKIPPED, read_table
 
 
 class MixCaptioner:
@@ -25,15 +25,19 @@ class MixCaptioner:
             )
         self._texts: dict[str, list[TimedText]] = {}
         self._reasons: dict[str, list[str]] = {}
+        self._failed: set[str] = set()  # keys that some part has failed at, not left out
         for (name, folder), weight in zip(parts.items(), weights or [1] * len(parts), strict=True):
             for row in read_table(folder / "captions.parquet", CAPTIONS).to_pylist():
                 text = TimedText(row["text"], row["frame"], row["time"])
                 self._texts.setdefault(row["key"], []).extend([text] * weight)
             for row in read_table(folder / "failures.parquet", FAILURES).to_pylist():
                 self._reasons.setdefault(row["key"], []).append(f"{name}: {row['message']}")
+                self._failed |= set() if row["error"] in SKIPPED else {row["key"]}
 
     def describe(self, row: Row) -> list[TimedText]:
         """Raises NoCaption, with the reason of each part, for a video that is in none of them."""
         if row["key"] in self._texts:
             return self._texts[row["key"]]
-        raise NoCaption("; ".join(self._reasons.get(row["key"], [])) or "no caption in any part of the mix")
+        reasons = self._reasons.get(row["key"], [])
+        kind = NoLabel if reasons and row["key"] not in self._failed else NoCaption
+        raise kind("; ".join(reasons) or "no caption in any part of the mix")

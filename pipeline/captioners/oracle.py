@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.captioners import TimedText
+from pipeline.captioners import NoLabel, TimedText
 from pipeline.captioners.label_words import in_words
 from pipeline.runtime.units import Row
 from schemas.config import Oracle
@@ -12,10 +12,6 @@ from schemas.errors import UserError
 
 # SSv2 writes its labels as "Holding [something] next to [something]", or without the brackets.
 PLACE = re.compile(r"\[[^\]]+\]|\bsomething\b", re.IGNORECASE)
-
-
-class NoLabel(ValueError):
-    pass
 
 
 class OracleCaptioner:

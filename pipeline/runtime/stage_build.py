@@ -27,7 +27,7 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, required_record, stored_files, write_record
-from schemas.tables import FAILURES, write_table
+from schemas.tables import FAILURES, SKIPPED, write_table
 
 
 def build(job: Job, experiment: Experiment) -> StageRecord:
@@ -56,7 +56,7 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
     stage, total = job.spec.stage, sum(len(unit.rows) for unit in job.units)
     done = {} if job.in_process else kept_results(folder)  # what is made in this process is made whole
     pending = [unit for unit in job.units if unit.shard not in done]
-    failed = sum(len(result.failures) for result in done.values())
+    failed = sum(map(_failed, done.values()))
     before = total - sum(len(unit.rows) for unit in pending)
     if done:
         print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
@@ -67,11 +67,15 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
                 continue
             keep_result(folder, event)
             done[event.shard] = event
-            failed += len(event.failures)
+            failed += _failed(event)
             progress.advance(0, failed=failed)
             if exceeds_budget(failed, total, experiment.max_failures):
                 raise UserError(_over_budget(stage, done, failed, total, experiment.max_failures))
     return done
+
+
+def _failed(result: ShardResult) -> int:
+    return sum(row["error"] not in SKIPPED for row in result.failures)
 
 
 def _events(job: Job, folder: Path, units: list[Unit], experiment: Experiment) -> Iterator[int | ShardResult]:
@@ -133,7 +137,10 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
     seconds: Counter[str] = Counter()
     for result in results:
         seconds.update(result.seconds)
-    failed_keys = {row["key"] for row in failures}
+    failed_keys = {row["key"] for row in failures if row["error"] not in SKIPPED}
+    skipped = len(failures) - sum(map(_failed, results))
+    if skipped:
+        print(f"{spec.stage}: {skipped} videos are left out, for they have no label", file=sys.stderr)
     return StageRecord(
         stage=spec.stage,
         fingerprint=spec.fingerprint,
@@ -143,9 +150,10 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
         counts={
             "done": len({row["key"] for row in rows} - failed_keys),
             "failed": len(failed_keys),
+            **({"skipped": skipped} if skipped else {}),
             "shards": len(results),
         },
-        failed=dict(Counter(row["error"] for row in failures)),
+        failed=dict(Counter(row["error"] for row in failures if row["error"] not in SKIPPED)),
         tools=tool_versions(job.tools),
         info={**spec.info, "worker_seconds": {name: round(value, 3) for name, value in seconds.items()}},
         files=stored_files(folder, files),
@@ -154,7 +162,7 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
 
 
 def _over_budget(stage: str, done: dict[int, ShardResult], failed: int, total: int, budget: str) -> str:
-    rows = [row for result in done.values() for row in result.failures]
+    rows = [row for result in done.values() for row in result.failures if row["error"] not in SKIPPED]
     worst, count = Counter(row["message"] for row in rows).most_common(1)[0]
     return (
         f"{stage}: {failed} of {total} videos failed, more than max_failures = {budget!r} allows. "

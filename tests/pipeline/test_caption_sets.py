@@ -18,6 +18,7 @@ from schemas.stage import StageRecord, read_record, write_record
 from schemas.tables import CAPTIONS, CHANGES, FAILURES, MANIFEST, read_table, write_table
 from schemas.workspace import Workspace
 from tests.pipeline.test_caption import row
+from tgmae.status import _failures
 
 LABELS = {"a.mp4": "running", "b.mp4": "running", "c.mp4": "Holding [something]", "d.mp4": None}
 
@@ -72,12 +73,29 @@ def test_oracle_and_llm_sets(workspace: Path) -> None:
     record = run_caption(experiment(workspace, "oracle"))
     assert texts(workspace, "oracle") == {"a.mp4": ["running"], "b.mp4": ["running"], "c.mp4": ["holding a cup"]}
     assert (
-        record.counts == {"done": 3, "failed": 1, "shards": 2}
+        record.counts == {"done": 3, "failed": 0, "skipped": 1, "shards": 2}
         and "no label text" in reasons(workspace, "oracle")["d.mp4"]
     )
     make_llm(workspace)
     assert texts(workspace, "llm")["a.mp4"] == ["Legs move fast.", "A runner."]
     assert texts(workspace, "llm")["c.mp4"] == ["A hand."]
+
+
+def test_videos_without_a_label_are_no_failures(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """183 of 665 stopped the set, though a list may have labels for a part of its videos only."""
+    labels = ["running", None, "walking", *[None] * 37]
+    rows = [row(f"{number}.mp4", label_text=label) for number, label in enumerate(labels)]
+    write_table(Workspace(workspace).manifest / "manifest.parquet", rows, MANIFEST)
+    strict = experiment(workspace, "oracle").model_copy(update={"max_failures": "0"})
+    record = run_caption(strict)
+    assert record.counts["done"] == 2 and record.counts["failed"] == 0 and record.counts["skipped"] == 38
+    assert not record.failed and "38 videos are left out, for they have no label" in capsys.readouterr().err
+    assert not list(_failures(Workspace(workspace).captions("oracle"), 9))
+    (workspace.parent / "made.json").write_text('{"running": ["A runner."], "walking": ["A walker."]}')
+    llm = strict.caption.model_copy(update={"llm": Llm(file=str(workspace.parent / "made.json"))})
+    run_caption(strict.model_copy(update={"captions": "llm", "caption": llm}))
+    mixed = run_caption(strict.model_copy(update={"captions": "oracle+llm"}))
+    assert mixed.counts["failed"] == 0 and mixed.counts["skipped"] == 38
 
 
 def test_a_set_of_labels_that_are_said_in_words_is_another_one(workspace: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from schemas.config import Experiment
 from schemas.stage import StageRecord, write_record
 from tgmae.cli import app
-from tgmae.run import NEEDS
+from tgmae.run import NEEDS, Step
 from tgmae.stages import STAGES
 
 DATA = ["index", "shard"]
@@ -95,3 +95,10 @@ def test_what_a_stage_reads_comes_before_it() -> None:
     names = [stage.name for stage in STAGES]
     for number, name in enumerate(names):
         assert {need for need in NEEDS[name] if need in names} <= {*names[:number]}
+
+
+def test_a_plan_names_commands_that_there_are() -> None:
+    """`embed` is no command."""
+    line = str(Step("embed", "build", "no output yet (w/guides/embeddings-blip2)"))
+    assert line.endswith("(w/guides/embeddings-blip2) (made by `tgmae guide WORKSPACE --guide embeddings`)")
+    assert "made by" not in str(Step("guide", "build", "no output yet")) + str(Step("embed", "current", "w"))

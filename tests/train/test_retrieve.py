@@ -25,12 +25,13 @@ from schemas.workspace import Workspace
 from tests.train.data.test_views import spoil
 from train.data.reading import read_members
 from train.data.sampling import digest64
+from train.data.splits import groups
 from train.data.videos import Videos, open_videos
 from train.evaluation.results import Result, read_result
 from train.evaluation.text_retrieval import chance, load_head
 from train.evaluation.video_features import Features
 from train.pretrain import run_pretrain
-from train.retrieve import Search, groups, run_retrieve
+from train.retrieve import Search, run_retrieve
 
 Small = Callable[..., Experiment]
 Array = np.ndarray[Any, Any]

@@ -1,5 +1,7 @@
 """Which labelled videos a classifier learns from, and which it is judged by."""
 
+import re
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table
 from schemas.workspace import Workspace
 from train.data.videos import Videos
 
+Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Section = Literal["finetune", "probe", "retrieve"]
 TEST_SPLITS = ("test", "val")  # the first that has labelled videos
@@ -70,13 +73,57 @@ def labelled_split(
     return videos, train
 
 
-def held_out(keys: list[str], labels: NDArray[Any], share: float) -> Bools:
-    """Of each class the first `share` in order of their keys, rounded, but never all of them: bool [S]."""
+def held_out(keys: list[str], labels: NDArray[Any], share: float, group: NDArray[Any] | None = None) -> Bools:
+    """Of each class the first `share` in order of their keys, rounded, but never all of them: bool [S].
+
+    group: a number of each video. Then whole groups are taken, in order of their first keys, until each class has given
+    its share or none can be taken without a class being left with nothing.
+    """
+    classes, class_S = np.unique(labels, return_inverse=True)
+    left = np.bincount(class_S, minlength=len(classes))
+    due = np.minimum((share * left + 0.5).astype(int), left - 1)
+    together: dict[int, list[int]] = {}
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        together.setdefault(row if group is None else int(group[row]), []).append(row)
     chosen = np.zeros(len(keys), bool)
-    for label in np.unique(labels):
-        rows = sorted(np.flatnonzero(labels == label).tolist(), key=keys.__getitem__)
-        chosen[rows[: min(int(share * len(rows) + 0.5), len(rows) - 1)]] = True
+    for rows in together.values():
+        taken = np.bincount(class_S[rows], minlength=len(classes))
+        touched = taken > 0
+        if (due[touched] > 0).any() and (left[touched] > taken[touched]).all():
+            chosen[rows] = True
+            left -= taken
+            due -= taken
     return chosen
+
+
+def groups(video_ids: list[str], expression: str) -> Ints:
+    """A number of each video, equal where `expression` captures the same of video_id: int64 [S].
+
+    That is what its parentheses capture or, where it has none, the whole match; a video that it does not fit is alone.
+    Errors: UserError when it fits none.
+    """
+    matches = [re.search(expression, name) for name in video_ids]
+    if not any(matches):
+        raise UserError(
+            f"retrieve.group = {expression!r} fits no video_id, such as {video_ids[0]!r}: it is searched for anywhere "
+            "in the path under the data folder"
+        )
+    return _numbers(
+        (name,) if match is None else ("group", *(match.groups() or match.group(0, 0)))
+        for name, match in zip(video_ids, matches, strict=True)
+    )
+
+
+def recordings(videos: Videos, expression: str) -> Ints:
+    """Which videos are of one recording: by retrieve.group where it is set, else segments of one file are."""
+    names = [str(name) for name in videos.strings("video_id")]
+    return groups(names, expression) if expression else _numbers(name.partition("#")[0] for name in names)
+
+
+def _numbers(names: Iterable[Hashable]) -> Ints:
+    every = list(names)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(every))}
+    return np.asarray([numbers[name] for name in every], np.int64)
 
 
 def absent_videos(videos: Videos, split: str) -> list[dict[str, Any]]:

@@ -120,10 +120,13 @@ class Sweep:
     held_out: int  # training videos
 
 
-def choose_lr(x_RD: Features, target: Ints, keys: list[str], options: Linear, device: torch.device) -> Sweep:
+def choose_lr(
+    x_RD: Features, target: Ints, keys: list[str], options: Linear, device: torch.device, group: Ints | None = None
+) -> Sweep:
     """The best of options.base_lr on a part of the training videos, of equally good ones the first; no test video
-    has a say. One rate alone is taken as it is, and the first where the classes are too small to give any video."""
-    held = held_out(keys, target, options.held_out)
+    has a say. One rate alone is taken as it is, and the first where the classes are too small to give any video.
+    group: as of held_out(), so that no recording is on both sides."""
+    held = held_out(keys, target, options.held_out, group)
     if len(options.base_lr) == 1 or not held.any():
         return Sweep(options.base_lr[0], {}, 0)
     top1 = {}
