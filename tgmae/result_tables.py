@@ -19,6 +19,7 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.paper import FT, LP, R1, R5, TABLES, Row
+from tgmae.run_conditions import epochs, tested, trained_with, unlike_others, wilson
 from tgmae.sweep import SEEDED
 from train.evaluation.results import FILE, Result, read_result
 
@@ -34,6 +35,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its 
 }
 ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/engine/resume.py)
 Group = list[Result]
+EMPTY = "–"
 
 
 def find_results(folders: Iterable[Path]) -> list[Result]:
@@ -59,7 +61,7 @@ def paper_tables(results: list[Result]) -> str:
 def _paper_table(title: str, rows: list[Row], results: list[Result]) -> str:
     columns = [name for name in COLUMNS if any(name in row.numbers for row in rows)]
     head = ["", *(text for name in columns for text in (f"{name}, paper", "ours"))]
-    body = []
+    body, notes = [], []
     for row in rows:
         wanted = load_experiment(CONFIGS / f"{row.config}.toml")
         mine = [
@@ -70,22 +72,76 @@ def _paper_table(title: str, rows: list[Row], results: list[Result]) -> str:
         cells = [row.title]
         for name in columns:
             given = row.numbers.get(name)
-            cells += ["–" if given is None else f"{given:.1f}", cell(mine, *COLUMNS[name])]
+            kind, metric = COLUMNS[name]
+            ours = cell(mine, kind, metric)
+            if changes := _off_recipe([result for result in mine if result.kind == kind], wanted):
+                ours += " *"
+                notes.append(f"* {row.title}, {name}: {', '.join(changes)}")
+            cells += [EMPTY if given is None else f"{given:.1f}", ours]
         body.append(cells)
-    return f"## {title}\n\n{markdown(head, body)}"  # fmt: skip
+    return "\n\n".join([f"## {title}", markdown(head, body), *map(one_line, notes)])
+
+
+def _off_recipe(results: list[Result], wanted: Experiment) -> list[str]:
+    """In which epochs and views our results are not what the paper's row asks for."""
+    found = {}
+    for result in results:
+        keys = ["optim.epochs", "finetune.epochs"] if result.kind == "finetune" else ["optim.epochs"]
+        views = "temporal_views" if result.kind == "finetune" else "views"
+        for key in (*keys, f"{result.kind}.{views}", f"{result.kind}.spatial_views", f"{result.kind}.test_split"):
+            section, name = key.split(".")
+            asked, ours = getattr(getattr(wanted, section), name), result.experiment[section].get(name)
+            if ours != asked and asked != "":  # a split by default is filled in
+                found[key] = f"{key} {ours}, the paper's config has {asked}"
+    return list(found.values())
 
 
 def run_table(results: list[Result]) -> str:
-    """One row for all seeds of a run, every headline metric a column, per cent, in Markdown."""
+    """One row for all seeds of a run, every headline metric a column, per cent, in Markdown.
+
+    Below the runs: the same encoders untrained, and chance, where the results hold them. A run that cannot be compared
+    with the others is marked, and said to differ in what.
+    """
     groups: dict[str, Group] = {}
     for result in results:
         groups.setdefault(base_name(result), []).append(result)
-    columns = [name for name, (kind, _) in COLUMNS.items() if any(result.kind == kind for result in results)]
-    rows = []
-    for name, group in sorted(groups.items()):
+    groups = dict(sorted(groups.items()))
+    for name, group in groups.items():
         _check_alike(name, group)
-        rows.append([name, *(cell(group, *COLUMNS[column]) for column in columns)])
-    return markdown(["run", *columns], rows)
+    columns = [name for name, (kind, _) in COLUMNS.items() if any(result.kind == kind for result in results)]
+    unlike = unlike_others(groups)
+    rows = []
+    for name, group in groups.items():
+        facts = [trained_with(group[0]), epochs(group[0]), str(tested(group) or "–")]
+        title = f"{name} *" if name in unlike else name
+        rows.append([title, *facts, *(cell(group, *COLUMNS[column]) for column in columns)])
+    for name, group in groups.items():
+        found = [cell(group, kind, f"{metric}_untrained") for kind, metric in (COLUMNS[column] for column in columns)]
+        if any(text != EMPTY for text in found):
+            rows.append([f"{name}, untrained encoder", "nothing", EMPTY, str(tested(group) or EMPTY), *found])
+    chances = [_chance(results, *COLUMNS[column]) for column in columns]
+    if any(text != EMPTY for text in chances):
+        rows.append(["chance", EMPTY, EMPTY, EMPTY, *chances])
+    notes = ["Per cent; ± standard deviation (number of seeds); [95 % interval for the number of test videos, Wilson]."]
+    notes += [f"* {name} cannot be compared with the others: {'; '.join(why)}" for name, why in unlike.items()]
+    head = ["run", "trained with", "epochs", "test videos", *columns]
+    return "\n\n".join([markdown(head, rows), *map(one_line, notes)])
+
+
+def _chance(results: list[Result], kind: str, metric: str) -> str:
+    """What guessing would get: of the classes, or as the result says; several where the results differ."""
+    found = set()
+    for result in results:
+        classes = result.counts.get("classes")
+        if result.kind == kind and f"{metric}_chance" in result.metrics:
+            found.add(f"{100 * result.metrics[f'{metric}_chance']:.1f}")
+        elif result.kind == kind and metric.startswith("top1") and classes:
+            found.add(f"{100 / classes:.1f}")
+    return " / ".join(sorted(found)) or EMPTY
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def base_name(result: Result) -> str:
@@ -94,13 +150,18 @@ def base_name(result: Result) -> str:
 
 
 def cell(group: Group, kind: str, metric: str) -> str:
-    """Mean ± standard deviation (number of seeds), per cent; a single run has neither spread nor number."""
-    values = [100 * result.metrics[metric] for result in group if result.kind == kind and metric in result.metrics]
+    """Mean ± standard deviation (number of seeds), per cent; a single run has neither spread nor number. Then the
+    interval that so many test videos leave, where the result says how many, and each of them is one question."""
+    those = [result for result in group if result.kind == kind and metric in result.metrics]
+    values = [100 * result.metrics[metric] for result in those]
     if not values:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
+        return EMPTY
+    mean, videos = statistics.mean(values), tested(those)
+    spread = f" ± {statistics.stdev(values):.1f} ({len(values)})" if len(values) > 1 else ""
+    if not videos or metric.startswith("text_to_video"):  # captions ask there
+        return f"{mean:.1f}{spread}"
+    low, high = wilson(mean / 100, videos)
+    return f"{mean:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _check_alike(name: str, group: Group) -> None:

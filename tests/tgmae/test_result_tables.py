@@ -14,17 +14,27 @@ from schemas.toml import load_experiment
 from tgmae.cli import app
 from tgmae.paper import TABLES
 from tgmae.result_tables import find_results, markdown, paper_tables, run_table
+from tgmae.run_conditions import wilson
 from train.evaluation.results import Checkpoint, Evaluation, write_result
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "paper"
 
 
-def leave(root: Path, experiment: Experiment, kind: Any, **metrics: float) -> None:
+def leave(
+    root: Path,
+    experiment: Experiment,
+    kind: Any,
+    *,
+    source: str = "here",
+    counts: dict[str, int] | None = None,
+    views: dict[str, int | str] | None = None,
+    **metrics: float,
+) -> None:
     folder = root / experiment.name / kind
     folder.mkdir(parents=True)
     write_result(folder, experiment, Evaluation(
-        kind=kind, checkpoint=Checkpoint(source="here", sha256=None), dataset="abc", metrics=metrics, views={},
-        counts={}, warnings=[], seconds=1.0,
+        kind=kind, checkpoint=Checkpoint(source=source, sha256=None), dataset="abc", metrics=metrics,
+        views=views or {}, counts=counts or {}, warnings=[], seconds=1.0,
     ))  # fmt: skip
 
 
@@ -45,8 +55,63 @@ def test_seeds_of_a_run_are_one_row(tmp_path: Path) -> None:
     leave(tmp_path, seeded("text", 0).model_copy(update={"name": "alone"}), "finetune", top1=0.125)
     table = run_table(find_results([tmp_path]))
     mean, spread = 100 * statistics.mean(top1), 100 * statistics.stdev(top1)
-    assert cells(table, "text") == ["text", "–", f"{mean:.1f} ± {spread:.1f} (3)", "50.0 ± 0.0 (3)", "–"]
-    assert cells(table, "alone") == ["alone", "12.5", "–", "–", "–"]
+    facts = ["top-k 0.6, guide text, captions blip2", "200", "–"]
+    assert cells(table, "text") == ["text", *facts, "–", f"{mean:.1f} ± {spread:.1f} (3)", "50.0 ± 0.0 (3)", "–"]
+    assert cells(table, "alone") == ["alone", *facts, "12.5", "–", "–", "–"]
+    assert "cannot be compared" not in table
+
+
+def test_what_a_number_is_to_be_read_beside(tmp_path: Path) -> None:
+    """Chance, the encoder untrained, training from scratch, the number of test videos and their interval."""
+    run = Experiment(workspace="w", name="text")
+    counts = {"test": 160, "classes": 8}
+    metrics = {"top1": 0.15, "top1_untrained": 0.125, "top1_sgd": 0.2}
+    leave(tmp_path, run, "probe", counts=counts, **metrics)
+    scratch = run.model_copy(update={"name": "scratch", "stages": ("finetune",)})
+    leave(tmp_path, scratch, "finetune", counts=counts, source="untrained", top1=0.5)
+    table = run_table(find_results([tmp_path]))
+    assert cells(table, "run") == ["run", "trained with", "epochs", "test videos", "finetune", "linear probe", "L-BFGS",
+                                   "k-NN"]  # fmt: skip
+    assert cells(table, "text")[3:] == ["160", "–", "20.0 [14.5, 26.9]", "15.0 [10.3, 21.3]", "–"]
+    assert cells(table, "text, untrained encoder")[1:] == ["nothing", "–", "160", "–", "–", "12.5 [8.2, 18.5]", "–"]
+    assert cells(table, "scratch")[:5] == ["scratch", "nothing: supervised from scratch", "–", "160",
+                                           "50.0 [42.3, 57.7]"]  # fmt: skip
+    assert cells(table, "chance")[4:] == ["12.5", "12.5", "12.5", "12.5"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("probe", {"optim": {"epochs": 800}}, "pretraining epochs: 800, elsewhere 200"),
+        ("finetune", {"finetune": {"epochs": 7}}, "fine-tuning epochs: 7, elsewhere 100"),
+        ("probe", {"probe": {"test_split": "val"}}, "probe splits: train/val, elsewhere train/by default"),
+        ("retrieve", {}, "retrieve views: temporal 4, elsewhere temporal 2"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_marked(tmp_path: Path, kind: Any, change: Any, said: str) -> None:
+    for name in ("a", "b"):
+        leave(tmp_path, Experiment(workspace="w", name=name), kind, views={"temporal": 2}, top1=0.1)
+    other = Experiment.model_validate({"workspace": "w", "name": "other", **change})
+    leave(tmp_path, other, kind, views={"temporal": 2 if change else 4}, top1=0.9)
+    table = run_table(find_results([tmp_path]))
+    assert cells(table, "other *") and cells(table, "a")[0] == "a"
+    assert f"* other cannot be compared with the others: {said}" in table.splitlines()
+
+
+@pytest.mark.parametrize(("share", "videos"), [(0.0, 10), (0.15, 160), (0.5, 1), (1.0, 1000)])
+def test_the_interval_is_wilson_s(share: float, videos: int) -> None:
+    """The ends are where the share is as far from the truth as 1.96 of its deviations there."""
+    for end in wilson(share, videos):
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(1.96 * (end * (1 - end) / videos) ** 0.5)
+
+
+def test_our_number_beside_the_paper_s_is_marked_where_its_epochs_are_others(tmp_path: Path) -> None:
+    run = load_experiment(CONFIGS / "table2_tgm_mae_nce.toml", ["workspace=elsewhere", "optim.epochs=3",
+                                                                "optim.warmup_epochs=0"])  # fmt: skip
+    leave(tmp_path, run, "probe", top1_sgd=0.1)
+    shown = paper_tables(find_results([tmp_path]))
+    assert "10.0 *" in shown and "linear probe: optim.epochs 3, the paper's config has" in shown
 
 
 @pytest.mark.parametrize("change", [{"mask": {"ratio": 0.75}}, {"optim": {"epochs": 7}}])
