@@ -43,6 +43,21 @@ def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
 
 
+def hidden_of_object(experiment: Experiment, truth: Path) -> float:
+    """The share of the named object's patches that the run's own masks (ratio, text_share) hide: test videos' mean."""
+    grid, mask = token_grid(experiment), experiment.mask
+    hidden, values = hidden_per_slice(mask.ratio, grid[1] * grid[2]), []
+    for view in guided_views(experiment):
+        object_THW = object_patches(view, truth, grid)
+        if view.meta.split != experiment.probe.test_split or not object_THW.any():
+            continue
+        for entry, map_THW in enumerate(view.scores_CTHW):
+            rng = generator(0, view.key, entry, "own mask")
+            hidden_THW = top_k(map_THW, hidden, rng, mask.text_share[1])
+            values.append(float(hidden_THW[object_THW].mean()))
+    return round(float(np.mean(values)), 4)
+
+
 def object_patches(view: View, truth: Path, grid: tuple[int, int, int]) -> NDArray[np.bool_]:
     """bool [T', h, w]: the patches of a clip that the named object covers by at least half."""
     visible_THW = load_truth((truth / view.meta.video_id).with_suffix(".npz"))[view.frames_T].astype(np.float64)
