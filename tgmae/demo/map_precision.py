@@ -3,7 +3,7 @@
     python -m tgmae.demo.map_precision [--folder work/precision] [--seeds 3]
 
 Two ways lead from a text mask to a random one: `mask.text_share`, of the hidden tokens those that scores choose, and
-noise added to the maps (pipeline/world/noisy_maps.py). Each with and without the contrastive loss. Writes
+noise added to the maps (tgmae/demo/noisy_maps.py). Each with and without the contrastive loss. Writes
 bench/results/map_precision.json and docs/map_precision.png.
 """
 
@@ -37,7 +37,7 @@ def rows() -> list[Row]:
         ]  # fmt: skip
         found += [
             Row(f"noise{noise}-{loss}", f"noise of {noise} standard deviations",
-                (objective, "mask.text_share=[1,1]", f'guide="pipeline.world.noisy_maps:Noise{noise}"'))
+                (objective, "mask.text_share=[1,1]", f'guide="tgmae.demo.noisy_maps:Noise{noise}"'))
             for noise in NOISES
         ]  # fmt: skip
     return found

@@ -82,7 +82,9 @@ class Transfer:
 
     def __init__(self, place: Place, base: Sequence[str]) -> None:
         self.base = base
-        self.second = Place(place.folder / "second", place.results, videos=place.videos * 2 // 5, size=96, world_seed=1_000)
+        self.second = Place(
+            place.folder / "second", place.results, videos=place.videos * 2 // 5, size=96, world_seed=1_000
+        )
 
     def __call__(self, experiment: Experiment) -> dict[str, float]:
         if "probe" not in experiment.stages:

@@ -25,7 +25,7 @@ def test_every_source_is_made_and_measured(finished: Path, world: Path, tmp_path
     assert counts["blip2+llm"] == (144, counts["blip2"][1] + 18)
     for values in found.values():
         assert values["object_masked"] > 0.9 > 0.75 > values["object_masked_random"]
-    assert found["blip2"]["mask_iou"] > found["llm"]["mask_iou"] > 0.3 > found["llm"]["mask_iou_random"]
+    assert min(values["mask_iou"] for values in found.values()) > 0.6 > 0.3 > found["llm"]["mask_iou_random"]
     rows = table(found).rows
     assert [row[0] for row in rows] == ["blip2 (small BLIP-2)", "oracle (label)", "llm (written by hand)",
                                         "blip2+llm (BLIP-2 and by hand)", "a random mask"]  # fmt: skip

@@ -1,6 +1,6 @@
 """Text maps made worse on purpose: guides of one's own (docs/custom_guides.md), to ask how good a map must be.
 
-    tgmae run CONFIG --set guide=pipeline.world.noisy_maps:Noise2
+    tgmae run CONFIG --set guide=tgmae.demo.noisy_maps:Noise2
 
 NoiseN adds Gaussian noise to each score, N times as wide as the scores of its map are spread.
 """

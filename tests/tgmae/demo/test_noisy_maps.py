@@ -7,9 +7,9 @@ import numpy as np
 from pipeline.guides.encoder import TextEncoder
 from pipeline.guides.text import TextGuide
 from pipeline.world import MODELS
-from pipeline.world.noisy_maps import Noise1, Noise4
 from pipeline.world.scene import render, sample_scene
 from schemas.config import Experiment
+from tgmae.demo.noisy_maps import Noise1, Noise4
 
 
 def test_noise_is_as_wide_as_its_name_says_and_drawn_by_the_video() -> None:
