@@ -6,7 +6,7 @@ LIST: a csv whose columns `file`, `label` and `split_60_40` (or those that --col
 split "test" is judged by, "train" learned from, everything else and every video under --more is for pretraining alone.
 Rows: the untrained encoder, and encoders pretrained with tube masks, motion vectors and optical flow (text masks need
 CLIP's weights, which this program does not fetch). Each is judged by a linear probe, k nearest neighbours, retrieval of
-test videos by one another, and fine-tuning from five videos a class. Every run is one of `tgmae run`: stopped, the
+training videos (other recordings) by test videos, and fine-tuning from five videos a class. Every run is one of `tgmae run`: stopped, the
 program goes on where it was. Prints JSON; --results keeps it in a file after each run.
 """
 
@@ -148,7 +148,7 @@ def judge(
     run(tuned)
     return {
         **result(trained, "probe", {"top1": "linear", "top1_sgd": "linear_sgd", "top1_knn": "knn", "chance": "chance"}),
-        **result(trained, "retrieve", {"r@1": "retrieval"}),
+        **result(trained, "retrieve", {"train_r@1": "retrieval"}),
         **result(tuned, "finetune", {"top1": "finetune_few"}),
     }
 
