@@ -6,8 +6,9 @@ LIST: a csv whose columns `file`, `label` and `split_60_40` (or those that --col
 split "test" is judged by, "train" learned from, everything else and every video under --more is for pretraining alone.
 Rows: the untrained encoder, and encoders pretrained with tube masks, motion vectors and optical flow (text masks need
 CLIP's weights, which this program does not fetch). Each is judged by a linear probe, k nearest neighbours, retrieval of
-training videos (other recordings) by test videos, and fine-tuning from five videos a class. Every run is one of `tgmae run`: stopped, the
-program goes on where it was. Prints JSON; --results keeps it in a file after each run.
+training videos (other recordings, where the list's splits keep those apart) by test videos, and fine-tuning from five
+videos a class. Every run is one of `tgmae run`: stopped, the program resumes. Prints JSON; --results keeps it in a
+file after each run.
 """
 
 from __future__ import annotations
