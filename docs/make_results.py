@@ -61,8 +61,9 @@ def demo(found: Any) -> str:
 
     python -m tgmae.demo.seeds --seeds {seeds.replace(",", "")}
 
-World and training seeds {seeds}; {seconds} s on {found["machine"]["cores"]} cores (load average
-{found["load_average"]}). Chance is {100 * runs[0]["chance"]:.1f} for what is seen.
+World and training seeds {seeds}; {seconds} s on {found["machine"]["cores"]} cores, load average up to
+{found["load_average"]}. {found.get("note", "")}
+Chance is {100 * runs[0]["chance"]:.1f} for what is seen.
 
 {markdown(["", "this run", "compared with"], rows)}
 """
