@@ -12,7 +12,7 @@ from schemas.config import Experiment
 from schemas.workspace import Workspace
 from train.data.splits import labelled_split
 from train.data.videos import Videos, open_videos
-from train.evaluation.frozen_encoder import Judged, missing_videos
+from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
 from train.probe import Task
 from train.specs import probe_spec
 
@@ -22,7 +22,7 @@ def probe_motion(experiment: Experiment, truth: Path) -> dict[str, float]:
     the first two `_untrained` where probe.untrained is true. Reads the features that `tgmae probe` kept.
     """
     spec, options = probe_spec(experiment), experiment.probe
-    judged = Judged(experiment, spec, options)
+    judged = FrozenEncoder(experiment, spec, options)
     videos, train = labelled_split(
         open_videos(Workspace(Path(experiment.workspace))), options.train_split, options.test_split, options.test_share
     )
