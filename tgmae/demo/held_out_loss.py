@@ -14,6 +14,7 @@ import torch
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.workspace import Workspace
+from train.data.splits import with_test_split
 from train.data.stream import ClipDataset, Failure, collate
 from train.data.videos import open_videos
 from train.masking.masks import MASKS
@@ -31,7 +32,7 @@ def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
     One clip of each video of probe.test_split, drawn as in the last epoch.
     Errors: UserError when the run is not complete or there is no such video.
     """
-    workspace = Workspace(Path(experiment.workspace))
+    workspace, experiment = Workspace(Path(experiment.workspace)), with_test_split(experiment, "probe")
     masks_alone = experiment.objective.model_copy(update={"contrastive": 0.0, "reconstruction": 1.0})
     run = {"init": str(workspace.run(experiment.name))}
     judged = experiment.model_copy(

@@ -15,6 +15,7 @@ from schemas.config import Experiment
 from tgmae.demo.clip_views import Array, View, guided_views, token_grid
 from train.data.augment import resample_map
 from train.data.sampling import generator
+from train.data.splits import with_test_split
 from train.masking.masks import hidden_per_slice, top_k
 
 
@@ -45,6 +46,7 @@ def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
 
 def hidden_of_object(experiment: Experiment, truth: Path) -> float:
     """The share of the named object's patches that the run's own masks (ratio, text_share) hide: test videos' mean."""
+    experiment = with_test_split(experiment, "probe")
     grid, mask = token_grid(experiment), experiment.mask
     hidden, values = hidden_per_slice(mask.ratio, grid[1] * grid[2]), []
     for view in guided_views(experiment):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.config import Experiment
 from schemas.workspace import Workspace
-from train.data.splits import labelled_split
+from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.evaluation.frozen_encoder import FrozenEncoder, missing_videos
 from train.probe import Task
@@ -21,6 +21,7 @@ def probe_motion(experiment: Experiment, truth: Path) -> dict[str, float]:
     """The probe of a run with motions in place of labels: `motion`, `motion_knn`, `motion_chance`, and
     the first two `_untrained` where probe.untrained is true. Reads the features that `tgmae probe` kept.
     """
+    experiment = with_test_split(experiment, "probe")
     spec, options = probe_spec(experiment), experiment.probe
     judged = FrozenEncoder(experiment, spec, options)
     videos, train = labelled_split(
