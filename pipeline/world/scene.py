@@ -128,7 +128,7 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         for number in order:
             thing = scene.things[number]
             paint(
-                image, ids[t], SHAPES[thing.shape], x=thing.x[t], y=thing.y[t], scale=thing.scale[t],
+                image, ids[t], SHAPES[thing.shape], at=(thing.x[t], thing.y[t]), scale=thing.scale[t],
                 tilt=float(thing.tilt[t]), colour=thing.tint, number=1 + number,
             )  # fmt: skip
         frames[t] = np.clip(image + 0.5, 0, 255)

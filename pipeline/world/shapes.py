@@ -116,8 +116,7 @@ def paint(
     ids: np.ndarray,
     shape: Shape,
     *,
-    x: float,
-    y: float,
+    at: tuple[float, float],
     scale: float,
     tilt: float,
     colour: np.ndarray,
@@ -125,10 +124,11 @@ def paint(
 ) -> None:
     """Draws one shape, antialiased, into image (float32 [H, W, 3], 0 to 255) and its number into ids (uint8 [H, W]).
 
-    x, y: centre in px, pixel centres at halves; scale: px per unit of the shape; tilt: radians, clockwise on screen;
+    at: x and y of its centre in px, pixel centres at halves; scale: px per unit of the shape;
+    tilt: radians, clockwise on screen;
     colour: float [3], lit by 12 % more at the top of the shape and 12 % less at its bottom.
     """
-    height, width = ids.shape
+    (x, y), (height, width) = at, ids.shape
     reach = shape.reach * scale + 1.5
     top, bottom = max(0, int(y - reach)), min(height, int(y + reach) + 1)
     left, right = max(0, int(x - reach)), min(width, int(x + reach) + 1)

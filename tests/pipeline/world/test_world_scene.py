@@ -61,7 +61,7 @@ def test_every_shape_has_a_pattern_of_its_own_inside():
     for shape in SHAPES.values():
         image, ids = np.zeros((160, 160, 3), np.float32), np.zeros((160, 160), np.uint8)
         scale = 70 / np.sqrt(shape.area)
-        paint(image, ids, shape, x=80, y=80, scale=scale, tilt=0, colour=np.full(3, 200.0), number=1)
+        paint(image, ids, shape, at=(80, 80), scale=scale, tilt=0, colour=np.full(3, 200.0), number=1)
         middles.append(image[60:100, 60:100, 0])
         assert image[ids == 1].max() > 2 * image[60:100, 60:100].min()  # both tones
     apart = [np.abs(a - b).mean() for n, a in enumerate(middles) for b in middles[:n]]
@@ -71,7 +71,7 @@ def test_every_shape_has_a_pattern_of_its_own_inside():
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_area_of_a_shape_is_what_it_says(name):
     image, ids = np.zeros((160, 160, 3), np.float32), np.zeros((160, 160), np.uint8)
-    paint(image, ids, SHAPES[name], x=80, y=80, scale=60, tilt=0.2, colour=np.full(3, 200.0), number=7)
+    paint(image, ids, SHAPES[name], at=(80, 80), scale=60, tilt=0.2, colour=np.full(3, 200.0), number=7)
     assert (ids == 7).sum() == pytest.approx(SHAPES[name].area * 60**2, rel=0.01)
 
 
