@@ -42,7 +42,7 @@ bench: $(READY) ## run every program in bench/
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
 
-world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; stopped, it goes on where it was
+world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; resumable
 	$(BIN)/python -m tgmae.demo.world_table
 	$(BIN)/python docs/make_results.py
 
@@ -50,7 +50,7 @@ map-precision: $(READY) ## how good a map must be: probe accuracy by text share 
 	$(BIN)/python -m tgmae.demo.map_precision
 	$(BIN)/python docs/make_results.py
 
-demo-models: $(READY) ## train the demo's small models anew
+demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
 
 clean: ## remove the environment, caches and the demo's output

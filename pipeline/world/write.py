@@ -1,4 +1,4 @@
-"""Writes the world to disk as anyone's labelled videos, with the truth beside them.
+"""Writes the world to disk as anyone's labelled videos, with the truth next to them.
 
     out/train/<label>/<name>.mp4        what the pipeline reads: folders are classes
     out/test/<label>/<name>.mp4

@@ -1,6 +1,6 @@
 """Runs compared on the embedded world: rows of overrides, seeds, and what each run's encoder came to.
 
-Every run is one of `tgmae run`, so a comparison that is stopped goes on where it was, and rows share their data.
+Every run is one of `tgmae run`, so a comparison that is stopped resumes, and rows share their data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BASE = (
     'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=5", "optim.warmup_epochs=0.5", "probe.views=1",
     "probe.untrained=false", "pretrain.log_every=5",
 )  # fmt: skip
-"""Beside configs/demo.toml: 300 updates of 64 clips, about a minute of two cores with the probe."""
+"""Next to configs/demo.toml: 300 updates of 64 clips, about a minute of two cores with the probe."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Place:
 
 
 def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Namespace:
-    """The command line that comparisons share: `place`, `rows`, `seeds` and `base`, beside what it is made of."""
+    """The command line that comparisons share: `place`, `rows`, `seeds` and `base`, next to what it is made of."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("work/world"), help="of the world, its runs and results")
     parser.add_argument("--seeds", type=int, default=3, help="of training: 0, 1, ...")
@@ -82,7 +82,7 @@ def compare(
     place: Place, rows: Sequence[Row], seeds: int, base: Sequence[str] = BASE,
     more: Callable[[Experiment], dict[str, float]] = lambda experiment: {}, say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """All rows with seed 0, then with seed 1, ...; place.results is written anew after each run.
+    """All rows with seed 0, then with seed 1, ...; place.results is written again after each run.
 
     more: what else to measure of a run. Equal results of an earlier call are found current by `tgmae run`.
     """

@@ -1,4 +1,4 @@
-"""Reconstruction of videos that pretraining did not see, beside what predicting zero would cost.
+"""Reconstruction of videos that pretraining did not see, next to what predicting zero would cost.
 
 Under normalised pixels (objective.norm_pixels) every patch has mean 0 and deviation 1, so predicting zero costs about 1
 (less where patches are flat) and is what an encoder that learned nothing comes to.
@@ -35,7 +35,7 @@ def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
     workspace, experiment = Workspace(Path(experiment.workspace)), with_test_split(experiment, "probe")
     masks_alone = experiment.objective.model_copy(update={"contrastive": 0.0, "reconstruction": 1.0})
     run = {"init": str(workspace.run(experiment.name))}
-    judged = experiment.model_copy(
+    evaluated = experiment.model_copy(
         update={"objective": masks_alone, "model": experiment.model.model_copy(update=run),
                 "clip": experiment.clip.model_copy(update={"repeats": 1})}
     )  # fmt: skip
@@ -46,9 +46,9 @@ def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
         test &= np.asarray(sidecar.table.column("maps").to_numpy() > 0)
     if not test.any():
         raise UserError(f"{workspace.clips} has no video of the split {experiment.probe.test_split!r} to reconstruct")
-    objective = Objective(judged, None).eval()
+    objective = Objective(evaluated, None).eval()
     model, norm = objective.model, experiment.objective.norm_pixels
-    dataset = ClipDataset(videos.where(test), judged, model.config.grid)
+    dataset = ClipDataset(videos.where(test), evaluated, model.config.grid)
     sums = np.zeros(2)
     for start in range(0, len(dataset.videos), BATCH):
         rows = range(start, min(start + BATCH, len(dataset.videos)))

@@ -20,7 +20,7 @@ from train.masking.masks import hidden_per_slice, top_k
 
 
 def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
-    """Text masks beside random ones: means over the test videos, their captions and time slices.
+    """Text masks next to random ones: means over the test videos, their captions and time slices.
 
     mask_iou: IoU of the k patches of a time slice that score highest with the k patches that the named
     object covers by at least half; mask_iou_random: the same for k random patches. object_masked: share of

@@ -23,16 +23,16 @@ def probe_motion(experiment: Experiment, truth: Path) -> dict[str, float]:
     """
     experiment = with_test_split(experiment, "probe")
     spec, options = probe_spec(experiment), experiment.probe
-    judged = FrozenEncoder(experiment, spec, options)
+    frozen = FrozenEncoder(experiment, spec, options)
     videos, train = labelled_split(
         open_videos(Workspace(Path(experiment.workspace))), options.train_split, options.test_split, options.test_share
     )
     videos, motions = with_motions(videos, truth)
     found = {"motion_chance": 1 / motions}
     for suffix, untrained in (("", False), ("_untrained", True))[: 1 + options.untrained]:
-        features = judged.features(videos, untrained=untrained)
+        features = frozen.features(videos, untrained=untrained)
         missing = missing_videos("probe", options, videos, train, features.read_S)
-        metrics = Task.of(videos, train, features, missing).metrics(options, judged.device)[0]
+        metrics = Task.of(videos, train, features, missing).metrics(options, frozen.device)[0]
         found |= {f"motion{suffix}": metrics["top1"], f"motion_knn{suffix}": metrics["top1_knn"]}
     return {name: round(value, 4) for name, value in found.items()}
 

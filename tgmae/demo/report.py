@@ -1,4 +1,4 @@
-"""The demo's report: one HTML page with pictures beside it. Every text in it is untrusted and escaped."""
+"""The demo's report: one HTML page with pictures next to it. Every text in it is untrusted and escaped."""
 
 from __future__ import annotations
 

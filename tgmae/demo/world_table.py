@@ -2,7 +2,7 @@
 
     python -m tgmae.demo.world_table [--folder work/world] [--seeds 3] [--rows tube text ...]
 
-Writes bench/results/world_table.json (docs/results.md is made of it). Stopped, it goes on where it was.
+Writes bench/results/world_table.json (docs/results.md is made of it). Stopped, it resumes.
 """
 
 from __future__ import annotations
@@ -92,9 +92,11 @@ class Transfer:
         self.second.draw()
         init = Path(experiment.workspace) / "runs" / experiment.name
         overrides = [f"name={json.dumps(experiment.name)}", f"model.init={json.dumps(str(init))}"]
-        judged = demo_experiment(self.second.folder, None, [*self.base, *TUBE, ALONE, 'stages=["probe"]', *overrides])
-        run(judged)
-        found = json.loads((Path(judged.workspace) / "runs" / judged.name / "probe" / "result.json").read_bytes())
+        evaluated = demo_experiment(
+            self.second.folder, None, [*self.base, *TUBE, ALONE, 'stages=["probe"]', *overrides]
+        )
+        run(evaluated)
+        found = json.loads((Path(evaluated.workspace) / "runs" / evaluated.name / "probe" / "result.json").read_bytes())
         return {"transfer": round(found["metrics"]["top1"], 4), "transfer_knn": round(found["metrics"]["top1_knn"], 4)}
 
 

@@ -23,7 +23,7 @@ def test_a_decoder_that_predicts_zero_costs_what_predicting_zero_costs(tmp_path:
     experiment = Experiment.model_validate({"workspace": str(workspace.root), **SMALL, "name": "run"})
     run_pretrain(experiment)
     trained = held_out_reconstruction(experiment)
-    assert trained == held_out_reconstruction(experiment)  # nothing is drawn anew
+    assert trained == held_out_reconstruction(experiment)  # nothing is drawn again
     assert 0 < trained["reconstruction"] != trained["reconstruction_zero"] > 0
     weights = load_weights(workspace.run("run") / MODEL)
     silent = {name: torch.zeros_like(value) if "decoder.head" in name else value for name, value in weights.items()}
