@@ -92,11 +92,9 @@ class Transfer:
         self.second.draw()
         init = Path(experiment.workspace) / "runs" / experiment.name
         overrides = [f"name={json.dumps(experiment.name)}", f"model.init={json.dumps(str(init))}"]
-        evaluated = demo_experiment(
-            self.second.folder, None, [*self.base, *TUBE, ALONE, 'stages=["probe"]', *overrides]
-        )
-        run(evaluated)
-        found = json.loads((Path(evaluated.workspace) / "runs" / evaluated.name / "probe" / "result.json").read_bytes())
+        there = demo_experiment(self.second.folder, None, [*self.base, *TUBE, ALONE, 'stages=["probe"]', *overrides])
+        run(there)
+        found = json.loads((Path(there.workspace) / "runs" / there.name / "probe" / "result.json").read_bytes())
         return {"transfer": round(found["metrics"]["top1"], 4), "transfer_knn": round(found["metrics"]["top1_knn"], 4)}
 
 
