@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from schemas.errors import user_error
-from schemas.foreign import shown, shown_lines
+from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
 from tgmae.options import Address, Folder, Given, Set, quoted

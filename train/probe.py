@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from schemas.atomic import write_json
 from schemas.config import Experiment, Probe
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace

@@ -18,7 +18,7 @@ from tgmae.caption_stats import clip_scores, load
 from tgmae.demo.mask_accuracy import compare_masks
 from tgmae.demo.report import Table
 from tgmae.run import run
-from tgmae.shipped import CONFIGS
+from tgmae.shipped_files import CONFIGS
 
 DESCRIPTIONS = CONFIGS / "world" / "descriptions.json"
 SETS = {  # caption set -> what it is made of

@@ -14,7 +14,7 @@ from schemas.toml import load_experiment
 from schemas.workspace import Workspace
 from tgmae.demo.report import Line, write_report
 from tgmae.run import run
-from tgmae.shipped import CONFIGS, WORLD_MODELS
+from tgmae.shipped_files import CONFIGS, WORLD_MODELS
 
 VIDEOS = 1200  # of the world; a fifth of them to test on
 TEST_SHARE = 0.2

@@ -18,7 +18,7 @@ from schemas.config import Experiment
 from tgmae.demo.comparison import Row, compare, options
 from tgmae.demo.mask_accuracy import hidden_of_object
 from tgmae.demo.world_table import ALONE, BOTH
-from tgmae.shipped import CONFIGS
+from tgmae.shipped_files import CONFIGS
 from train.pictures import loss_curve, save_png
 
 RESULTS = CONFIGS.parent / "bench" / "results" / "map_precision.json"

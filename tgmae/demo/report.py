@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.atomic import write_bytes
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from schemas.atomic import write_json
 from tgmae.demo.demo import demo
-from tgmae.shipped import CONFIGS
+from tgmae.shipped_files import CONFIGS
 
 RESULTS = CONFIGS.parent / "bench" / "results" / "demo.json"
 

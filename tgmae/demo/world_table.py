@@ -15,7 +15,7 @@ from schemas.config import Experiment
 from tgmae.demo.comparison import Place, Row, compare, options
 from tgmae.demo.demo import demo_experiment
 from tgmae.run import run
-from tgmae.shipped import CONFIGS
+from tgmae.shipped_files import CONFIGS
 
 RESULTS = CONFIGS.parent / "bench" / "results" / "world_table.json"
 ALONE, BOTH = "objective.contrastive=0", "objective.contrastive=1"

@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from schemas.config import Experiment
 from schemas.errors import UserError
 from train.data.augment import resize_crop
+from train.data.finetune_augment import augment_frames, erase, rand_augment, resized_crop
 from train.data.loading import clip_bytes, loaded
 from train.data.reading import decode, read_clip
-from train.data.recipe import augment_frames, erase, rand_augment, resized_crop
 from train.data.sampling import Address, BatchPlan, generator
 from train.data.stream import Failure
 from train.data.videos import Videos

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from schemas.config import Mask
 from train.masking.carried_map import FINE
-from train.masking.cells import running_cells
+from train.masking.decoder_cells import running_cells
 from train.masking.masks import (
     MASKS,
     bottom_k,
