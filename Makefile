@@ -8,7 +8,7 @@ SPREAD := --numprocesses auto --dist loadgroup # tests run side by side, one pro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table demo-models clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision demo-models clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +42,15 @@ bench: $(READY) ## run every program in bench/
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
 
-world-table: $(READY) ## masks compared on the embedded world, three seeds each, in under half an hour
-	$(BIN)/tgmae world work/world/videos
-	$(BIN)/tgmae sweep configs/world/tube.toml configs/world/text.toml configs/world/text_contrastive.toml --seeds 3
-	$(BIN)/tgmae table work/world/workspace
+world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; resumable
+	$(BIN)/python -m tgmae.demo.world_table
+	$(BIN)/python docs/make_results.py
 
-demo-models: $(READY) ## train the demo's small models anew
+map-precision: $(READY) ## how good a map must be: probe accuracy by text share and noise, three seeds each
+	$(BIN)/python -m tgmae.demo.map_precision
+	$(BIN)/python docs/make_results.py
+
+demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
 
 clean: ## remove the environment, caches and the demo's output

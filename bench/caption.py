@@ -33,7 +33,7 @@ from pipeline.runtime.units import ShardResult, Unit, Worker
 from pipeline.world.write import write_world
 from schemas.config import Caption, Experiment, Ray
 from schemas.tables import MANIFEST, read_table
-from tgmae.shipped import WORLD_MODELS
+from tgmae.shipped_files import WORLD_MODELS
 
 EMBEDDED = WORLD_MODELS / "blip2"
 

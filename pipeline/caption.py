@@ -19,7 +19,7 @@ from pipeline.captioners import (
     seed_of,
 )
 from pipeline.captioners.cleaning import cleaned
-from pipeline.captioners.environment import lavis_environment
+from pipeline.captioners.lavis_environment import lavis_environment
 from pipeline.media.keyframes import Wanted, placed_keyframes
 from pipeline.media.processes import Isolated
 from pipeline.media.video import TIME_LIMIT, as_video_error
@@ -32,7 +32,7 @@ from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec
 from schemas.config import Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
-from schemas.foreign import is_utf8, shown
+from schemas.foreign_text import is_utf8, shown
 from schemas.stage import StageRecord, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace

@@ -70,7 +70,7 @@ def _llm(options: Llm, seed: int, classes: list[str], cache: Path) -> RowSource:
     if options.file:
         told = read_descriptions(Path(options.file), classes, options)
     elif options.local:
-        from pipeline.captioners.local import LocalModel
+        from pipeline.captioners.local_llm import LocalModel
 
         options = options.model_copy(update={"concurrency": 1})  # one model, one random state
         told = ask_descriptions(LocalModel(options), classes, Path(options.cache or cache), options)

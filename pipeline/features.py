@@ -28,7 +28,7 @@ from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_clip
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
-from pipeline.sidecar import SidecarWorker
+from pipeline.sidecar_worker import SidecarWorker
 from pipeline.stage_specs import features_spec
 from schemas.atomic import sha256_file, write_bytes
 from schemas.config import Experiment, Text

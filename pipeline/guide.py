@@ -20,7 +20,7 @@ from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_guide
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, Unit
-from pipeline.sidecar import SidecarWorker
+from pipeline.sidecar_worker import SidecarWorker
 from pipeline.stage_specs import guide_spec
 from schemas.config import Experiment
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize

@@ -21,7 +21,7 @@ from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.media.probing import VideoFacts, probe
 from pipeline.media.processes import ProcessDied, map_processes
 from pipeline.media.video import UnreadableFile, VideoError, VideoTimeout
-from pipeline.runtime.budget import exceeds_budget
+from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.stage_build import tool_versions
 from pipeline.runtime.stage_folder import building, check_size
 from pipeline.runtime.units import Row
@@ -29,7 +29,7 @@ from pipeline.stage_specs import index_spec
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment, Index
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.progress import Progress
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table

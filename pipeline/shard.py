@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.media.encoding import Encoded, Source, reencoded, scaled_size
-from pipeline.media.missing import Loss
+from pipeline.media.missing_frames import Loss
 from pipeline.media.processes import Isolated
 from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job

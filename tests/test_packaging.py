@@ -143,7 +143,7 @@ def test_the_wheel_needs_no_clone(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; import tgmae.shipped as shipped; from tgmae.demo.demo import demo_experiment\n"
+        "from pathlib import Path; import tgmae.shipped_files as shipped; from tgmae.demo.demo import demo_experiment\n"
         "assert Path(sys.argv[1]) in shipped.CONFIGS.parents and Path(sys.argv[1]) in shipped.WORLD_MODELS.parents\n"
         "assert (shipped.CONFIGS / 'paper').is_dir() and (shipped.WORLD_MODELS / 'clip').is_dir()\n"
         "print(demo_experiment(Path('out'), None, []).name)"

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.shards import dequantize, guide_meta, npy_array
 from schemas.stage import StageRecord, required_record
 from schemas.tables import CAPTIONS, CHANGES, FAILURES, GUIDE_INDEX, read_table

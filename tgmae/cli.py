@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from schemas.errors import user_error
-from schemas.foreign import shown, shown_lines
+from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
 from tgmae.options import Address, Folder, Given, Set, quoted
@@ -202,12 +202,13 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Your own class folders of videos, in place of the embedded world.")
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of the world's videos and of pretraining.")] = 0,
     set: Set = None,
 ) -> None:
     """Run every stage end to end on a small generated video world and write a report."""
     from tgmae.demo.demo import demo as run_demo
 
-    run_demo(out, data, set or [])
+    run_demo(out, data, set or [], seed)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pipeline.runtime.ray_session import connected
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.toml import dump
 from schemas.workspace import Workspace
 

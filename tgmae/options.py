@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 Folder = Annotated[Path, typer.Argument(help="The workspace.")]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.replacement import replacement_folder
 from schemas.stage import PARTS, StageRecord, damage, read_record
 from schemas.tables import FAILURES, SKIPPED, read_table

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas.config import Experiment
 from schemas.errors import UserError, user_error
-from schemas.foreign import shown_lines
+from schemas.foreign_text import shown_lines
 from schemas.signals import end_with_parent, exit_on_sigterm
 from schemas.toml import load_experiment
 

@@ -27,8 +27,8 @@ from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, current_record, read_record, required_record
 from schemas.workspace import Workspace
 from train.data.classes import NAMES, Classes, names_in, read_classes
+from train.data.finetune_augment import Mixing, rand_augment, smoothed
 from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
-from train.data.recipe import Mixing, rand_augment, smoothed
 from train.data.sampling import BatchPlan, generator
 from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
@@ -38,7 +38,7 @@ from train.engine.distributed import Ranks, launch, process_group, share_cores, 
 from train.engine.loop import Loop, Settings, common_facts
 from train.engine.record import finish
 from train.engine.sharding import whole_state
-from train.evaluation import test_results
+from train.evaluation import finetune_results
 from train.evaluation.predictions import predict
 from train.evaluation.results import Checkpoint
 from train.models.cubes import normalise
@@ -56,7 +56,7 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
     """Fine-tunes and tests, or resumes the run of this name; returns at once when it is complete.
 
     Leaves model.safetensors (a Classifier's state), config.toml, metrics.jsonl, tensorboard/, checkpoints/, the
-    files of train/evaluation/test_results.py and stage.json in runs/<name>/finetune. `rebuild`: see run_pretrain.
+    files of train/evaluation/finetune_results.py and stage.json in runs/<name>/finetune. `rebuild`: see run_pretrain.
     Errors: UserError, as run_pretrain, and for labels, splits or weights that cannot be used.
     """
     experiment = with_test_split(experiment, "finetune")
@@ -77,7 +77,7 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
         if ranks.main:
             if before is not None and before.fingerprint != training.fingerprint:
                 resume.move_aside(training, before.fingerprint)
-            resume.prepare(experiment, training, (MODEL, *test_results.FILES), fresh=found is None)
+            resume.prepare(experiment, training, (MODEL, *finetune_results.FILES), fresh=found is None)
         if found is not None:
             tuner.resume(*found)
         tuner.train()
@@ -227,7 +227,7 @@ def _finish(tuner: Tuner, spec: StageSpec, data: Data) -> None:
         return
     seconds = tuner.seconds + time.perf_counter() - begun
     train_K = np.bincount(data.train.column("label"), minlength=len(data.classes))
-    result = test_results.write(
+    result = finetune_results.write(
         folder, experiment, data.classes, data.test, train_K, predictions, checkpoint=tuner.start, seconds=seconds
     )
     for warning in result.warnings:
@@ -235,5 +235,5 @@ def _finish(tuner: Tuner, spec: StageSpec, data: Data) -> None:
     tuner.say(", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items()))
     info = {**tuner.info, "metrics": result.metrics, "warnings": result.warnings}
     counts = result.counts | {"steps": tuner.plan.total}
-    files = (MODEL, *test_results.FILES, resume.CONFIG)
+    files = (MODEL, *finetune_results.FILES, resume.CONFIG)
     finish(spec, folder / MODEL, files=files, counts=counts, info=info, seconds=seconds)

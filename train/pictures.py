@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from schemas.atomic import write_bytes
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between the pictures of a strip

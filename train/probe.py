@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from schemas.atomic import write_json
 from schemas.config import Experiment, Probe
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.workspace import Workspace
@@ -101,7 +101,7 @@ class Task:
     train_RD: Floats
     target_R: Ints
     keys_R: list[str]
-    group_R: Ints  # of their recordings
+    group_R: Ints | None  # of their recordings; None: each its own
     test_QD: Floats
     label_Q: Ints
     wrong: Ints  # classes of the test videos that are wrong whatever is learnt
@@ -109,7 +109,9 @@ class Task:
     unseen: list[int]  # labels of the classes with test videos and no training video
 
     @classmethod
-    def of(cls, videos: Videos, train: Bools, features: Features, missing: Missing, group_S: Ints) -> "Task":
+    def of(
+        cls, videos: Videos, train: Bools, features: Features, missing: Missing, group_S: Ints | None = None
+    ) -> "Task":
         label_S = videos.column("label").astype(np.int64)
         learnt, asked = train & features.read_S, ~train & features.read_S
         known = np.unique(label_S[learnt])
@@ -123,7 +125,7 @@ class Task:
         return cls(
             train_RD=features.features_SD[learnt], target_R=number(label_S[learnt]),
             keys_R=[key for key, chosen in zip(videos.all_keys(), learnt, strict=True) if chosen],
-            group_R=group_S[learnt],
+            group_R=None if group_S is None else group_S[learnt],
             test_QD=features.features_SD[seen], label_Q=number(label_S[seen]),
             wrong=number(np.concatenate((label_S[asked & ~seen], missing.wrong))), classes=len(order),
             unseen=np.setdiff1d(np.concatenate((label_S[~train], missing.wrong)), known).tolist(),

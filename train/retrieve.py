@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.config import Experiment
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.replacement import rebuilding
 from schemas.stage import StageRecord, current_record
 from schemas.tables import write_table
@@ -160,7 +160,7 @@ class Search:
         return told
 
     def rows(self, found: Found) -> Iterator[dict[str, Any]]:
-        """Rows of SCHEMA."""
+        """Rows of neighbours.parquet."""
         ids, keys = self._videos.strings("video_id"), self._videos.all_keys()
         for query, index_N, cosine_N in zip(found.row_Q, *found.neighbours, strict=True):
             near = found.row_G[index_N[index_N >= 0]]

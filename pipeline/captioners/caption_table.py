@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.captioners import TimedText
 from schemas.config import CaptionFile
 from schemas.errors import UserError
-from schemas.foreign import parsed_json
+from schemas.foreign_text import parsed_json
 
 Listed = dict[str, list[TimedText]]  # what is texts, by the name that its source gives the video
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from pipeline.captioners.answers import Failed, NotAnAnswer, Reply
+from pipeline.captioners.llm_answers import Failed, NotAnAnswer, Reply
 from schemas.config import Llm
 from schemas.errors import UserError
-from schemas.foreign import parsed_json
+from schemas.foreign_text import parsed_json
 
 OPENAI = "https://api.openai.com/v1"
 LARGEST = 1 << 20  # bytes of an answer

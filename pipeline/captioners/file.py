@@ -13,7 +13,7 @@ from pipeline.captioners.subtitles import TIMED, read_timed
 from pipeline.runtime.units import Row
 from schemas.config import CaptionFile
 from schemas.errors import UserError
-from schemas.foreign import composed, shown
+from schemas.foreign_text import composed, shown
 
 SHOWN = 3  # names in a message
 

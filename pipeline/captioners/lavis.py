@@ -1,6 +1,6 @@
 """The `lavis` source: captions by salesforce-lavis 1.0.2, the library that the paper used (section 3.2).
 
-The one file that imports lavis. It runs in an environment of its own (pipeline/captioners/environment.py), where
+The one file that imports lavis. It runs in an environment of its own (pipeline/captioners/lavis_environment.py), where
 transformers is of early 2023. LAVIS' checkpoints are pickles, which torch opens with weights_only.
 """
 

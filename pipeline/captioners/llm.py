@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.captioners import NoCaption, NoLabel, TimedText, seed_of
-from pipeline.captioners.answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.captioners.label_words import joined, spoken
+from pipeline.captioners.llm_answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.runtime.units import Row
 from schemas.config import Llm
 from schemas.errors import UserError
-from schemas.foreign import parsed_json, shown
+from schemas.foreign_text import parsed_json, shown
 from schemas.progress import Progress
 
 LETTERS = 4  # about as many to a token

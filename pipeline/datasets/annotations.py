@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.datasets.entry import BadRow, Listing, MissingFile, check_path, printable, videos
 from schemas.errors import UserError
-from schemas.foreign import composed, parsed_json
+from schemas.foreign_text import composed, parsed_json
 
 
 @dataclass(frozen=True)

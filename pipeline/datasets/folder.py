@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.datasets.annotations import Source
 from pipeline.datasets.entry import Entry, Listing, videos
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 SPLITS = {name: split for split, names in NAMES.items() for name in names}  # in lower case

@@ -50,7 +50,7 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Basis:
-    """What the codes of a shard are coordinates in."""
+    """Principal directions of a shard's embeddings: its codes are coordinates along them."""
 
     mean_D: Floats
     axes_Dd: Array  # float16, orthonormal columns
@@ -67,9 +67,9 @@ def load_basis(path: Path) -> Basis:
         with zipfile.ZipFile(path) as arrays:
             mean_D, axes_Dd = (_unzipped(arrays, name) for name in ("mean.npy", "axes.npy"))
     except (EOFError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is no basis: {error}") from error
+        raise ValueError(f"{path.name} is not a valid basis file: {error}") from error
     if axes_Dd.ndim != 2 or mean_D.shape != axes_Dd.shape[:1] or {mean_D.dtype.kind, axes_Dd.dtype.kind} != {"f"}:
-        raise ValueError(f"{path.name} is no basis: a mean {mean_D.shape} and directions {axes_Dd.shape}")
+        raise ValueError(f"{path.name} is not a valid basis file: a mean {mean_D.shape} and directions {axes_Dd.shape}")
     return Basis(mean_D, axes_Dd)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from pipeline.guides.encoder_inputs import Inputs
 from pipeline.guides.grid import grid
-from pipeline.guides.inputs import Inputs
 from pipeline.guides.resize import resize
 from pipeline.runtime.device import in_batches
 from schemas.config import Text

@@ -20,8 +20,8 @@ from open_clip.transformer import VisionTransformer
 from timm.layers import Format
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 
+from pipeline.guides.encoder_inputs import Inputs
 from pipeline.guides.grid import grid
-from pipeline.guides.inputs import Inputs
 from pipeline.guides.resize import filter_matrix
 from pipeline.runtime.device import in_batches
 from schemas.config import Text

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from pipeline.guides import Floats, Frames
 from pipeline.guides.crops import Crops
 from pipeline.guides.dense import Dense
-from pipeline.guides.inputs import inputs_of
+from pipeline.guides.encoder_inputs import inputs_of
 from pipeline.runtime.device import torch_device
 from schemas.config import Text
 from schemas.errors import UserError

@@ -1,6 +1,6 @@
 """The guides of optical flow: optical-flow stores it for the trainer, flow-magnitude ranks patches by it.
 
-MGMAE (recipes.md 3.4) carries a random map along the flow of the augmented clip; here the flow of the whole frame is
+MGMAE (Huang et al. 2023) carries a random map along the flow of the augmented clip; here the flow of the whole frame is
 stored once, on a grid, between scored frames, and the trainer gives it the clip's crop (train/data/clip_flow.py).
 
 Shapes: F scored frames, N pairs of frames, H x W pixels, gh x gw grid cells; 2: (x, y), pixels of the stored frame to

@@ -1,4 +1,4 @@
-"""The motion-vectors guide: how fast the codec says that each patch moves (MGM; recipes.md 3.3).
+"""The motion-vectors guide: how fast the codec says that each patch moves (MGM, Fan et al. 2023).
 
 MGM published no code; what is built here is its paper's "motion vectors stored in the compressed format" as a score
 map. The vectors are those of our own H.264 clips: no B-frames and one reference frame (pipeline/media/encoding.py), so

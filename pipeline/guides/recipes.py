@@ -82,15 +82,15 @@ def _make_embeddings(text: Text) -> Guide:
 
 
 def _make_optical_flow(flow: Flow) -> Guide:
-    from pipeline.guides.engines import make_engine
     from pipeline.guides.flow import OpticalFlowGuide
+    from pipeline.guides.flow_engines import make_engine
 
     return OpticalFlowGuide(make_engine(flow), flow)
 
 
 def _make_flow_magnitude(flow: Flow) -> Guide:
-    from pipeline.guides.engines import make_engine
     from pipeline.guides.flow import FlowMagnitudeGuide
+    from pipeline.guides.flow_engines import make_engine
 
     return FlowMagnitudeGuide(make_engine(flow), flow)
 

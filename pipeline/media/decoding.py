@@ -16,7 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.media.missing import Tally
+from pipeline.media.missing_frames import Tally
 from pipeline.media.video import (
     NEAR,
     RGB,

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from pipeline.media.decoding import decode
-from pipeline.media.missing import Loss, Tally
+from pipeline.media.missing_frames import Loss, Tally
 from pipeline.media.video import (
     EncodingFailed,
     NoFrames,

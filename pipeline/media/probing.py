@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from pipeline.media.endings import Ending
+from pipeline.media.file_endings import Ending
 from pipeline.media.video import (
     TIME_LIMIT,
     CorruptVideo,

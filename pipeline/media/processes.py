@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pipeline.media.video import TooMuchMemory, VideoError, VideoTimeout, as_video_error
+from schemas.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 READY = "ready"  # what a process says first
 LARGE = 0.5  # of the memory that a process may take: a video that fails then has failed of it
+STARTS = 3  # of processes in a row that end before they are ready
 TRIES = 2  # of a task whose process died: the first time, memory may have run out because of others
 
 
@@ -45,6 +47,7 @@ def map_processes(
     """
     waiting = deque((number, 0) for number in range(len(tasks)))
     crew: dict[Connection, _Process[Task, Result]] = {}
+    unstarted = 0  # processes in a row that ended before they were ready
     try:
         while waiting or crew:
             while waiting and len(crew) < processes:
@@ -61,15 +64,22 @@ def map_processes(
                     del crew[connection]
                     tries = member.tries + 1
                     ending = member.end()
-                    if not member.ready:
-                        raise RuntimeError(f"a worker process cannot start ({ending}); see the reason above") from None
+                    if not member.ready:  # no task's fault: killed, or short of memory, while it started
+                        unstarted += 1
+                        if unstarted == STARTS:
+                            raise UserError(
+                                f"processes that read videos do not start ({ending}, {STARTS} in a row): is memory "
+                                "short? Their own error, if they printed one, is above"
+                            ) from None
+                        waiting.appendleft((member.number, member.tries))
+                        continue
                     if tries < TRIES:
                         waiting.appendleft((member.number, tries))
                     else:
                         yield member.number, ProcessDied(f"the process that read it died, {tries} times ({ending})")
                     continue
                 if not member.ready:
-                    member.ready = True
+                    member.ready, unstarted = True, 0
                     member.due = time.monotonic() + time_limit
                     continue
                 number = member.number

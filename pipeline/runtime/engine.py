@@ -15,7 +15,7 @@ from pipeline.runtime.ray_session import connected
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError, user_error
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.progress import console
 
 LOOK_SECONDS = 20.0  # between two looks whether the cluster is still there, while nothing is ready

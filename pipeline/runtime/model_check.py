@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pipeline.runtime.model_identity import LOCAL
 from schemas.config import Caption, Experiment, Flow, Text
 from schemas.errors import UserError, choice_error
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 ANSWER_SECONDS = 5.0  # to wait for a server's headers
 LIMIT_SECONDS = 10.0  # in all: looking a host's name up has no limit of its own

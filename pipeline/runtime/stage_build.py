@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.budget import exceeds_budget
 from pipeline.runtime.engine import execute
+from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_folder import building, check_size
 from pipeline.runtime.units import ShardResult, Unit

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.runtime.budget import exceeds_budget
+from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.units import Unit
 from schemas.atomic import TEMPORARY, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.lock import only_writer
 from schemas.replacement import build_folder, settle, swap
 from schemas.stage import PARTS, SCHEMA_VERSION, SPEC, StageSpec, begun_record, current_record, damage, read_record

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.world.scene import COLOURS, Scene, render, sample_scene
+from pipeline.world.scene import COLOURS, MOST_OTHERS, Scene, render, sample_scene
 from pipeline.world.shapes import SHAPES
 from pipeline.world.textures import TEXTURES
 from pipeline.world.write import decode_mp4, encode_mp4
@@ -19,8 +19,7 @@ TRAIN_SEED, HELD_OUT_SEED = 1_000_003, 1_000_033
 """Seeds of the videos to learn from and to measure on; `write_world` should be given others (0, by default)."""
 
 COLOUR_NAMES, SHAPE_NAMES, BACKGROUND_NAMES = list(COLOURS), list(SHAPES), list(TEXTURES)
-MOST_THINGS = 6
-"""The named object and at most five others."""
+MOST_THINGS = 1 + MOST_OTHERS
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Frames:
     shape: np.ndarray
     background: np.ndarray
     captions: list[str]
-    actions: list[str]
+    motions: list[str]
 
 
 def draw_frames(seed: int, videos: int, *, per_video: int, length: int = 32, size: int = 128) -> Frames:
@@ -79,5 +78,5 @@ def _stack(drawn: list[tuple[Scene, np.ndarray, np.ndarray]]) -> Frames:
         shape=shape.repeat(per_video, axis=0),
         background=background.repeat(per_video),
         captions=[scene.caption for scene, _, _ in drawn for _ in range(per_video)],
-        actions=[scene.action for scene, _, _ in drawn for _ in range(per_video)],
+        motions=[scene.motion for scene, _, _ in drawn for _ in range(per_video)],
     )

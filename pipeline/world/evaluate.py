@@ -74,12 +74,12 @@ def top_k_iou(scores: np.ndarray, covered: np.ndarray) -> float:
 
 
 def measure_clip(folder: Path, frames: Frames) -> dict[str, float]:
-    """iou_8px, iou_16px: with the caption ("a red star"); _sentence: with the caption and the action in a sentence;
-    _action: with the action alone, which names no colour; _random: with scores drawn by chance."""
+    """iou_8px, iou_16px: with the caption ("a red star"); _sentence: with the caption and the motion in a sentence;
+    _motion: with the motion alone, which names no object; _random: with scores drawn by chance."""
     scorer = PatchScorer(folder)
     rng = np.random.default_rng(0)
-    said = list(zip(frames.captions, frames.actions, strict=True))
-    sentences = [f"a video of {caption} that is {action}" for caption, action in said]
+    said = list(zip(frames.captions, frames.motions, strict=True))
+    sentences = [f"a video of {caption} that is {motion}" for caption, motion in said]
     covered = {cell: covered_cells(frames.ids, cell) for cell in (8, 16)}
 
     def iou(texts: list[str], cell: int) -> float:
@@ -87,7 +87,7 @@ def measure_clip(folder: Path, frames: Frames) -> dict[str, float]:
 
     return {
         "iou_8px": iou(frames.captions, 8), "iou_16px": iou(frames.captions, 16),
-        "iou_8px_sentence": iou(sentences, 8), "iou_8px_action": iou(frames.actions, 8),
+        "iou_8px_sentence": iou(sentences, 8), "iou_8px_motion": iou(frames.motions, 8),
         "iou_8px_random": top_k_iou(rng.random(covered[8].shape), covered[8]),
         "iou_16px_random": top_k_iou(rng.random(covered[16].shape), covered[16]),
     }  # fmt: skip

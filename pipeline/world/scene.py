@@ -1,10 +1,11 @@
 """A video of the world: what is in it, and how it moves.
 
-One named object does one of eight actions over a textured, slowly drifting background, among small things of other
-colours that move on their own. The action is the label, and only motion tells it: what an action leaves fixed (a
-coordinate, the size, the tilt) is drawn as though the object were stopped at a random moment of the action that
-changes it, and what swings does so at constant speed, so that a frame of any action has the same distribution of
-place, size and tilt. Circling comes close to it, not quite to the letter: a circle visits its rim more often.
+One named object moves in one of six ways over a textured, slowly drifting background, among at most two small things
+of other colours that move on their own. A video has labels on two axes. *What is seen* is the shape of the named
+object, with the pattern inside, which any frame shows and the caption says. *How it moves* no caption says, and no
+frame shows: what a motion leaves fixed (a coordinate, the size) is drawn as though the object were stopped at a random
+moment of the motion that changes it, and what swings does so at constant speed, so that a frame of any motion has the
+same distribution of place and size. Circling comes close to it: a circle visits its rim more often.
 
 Shapes: T frames, H = W px; masks are bool [T, H, W].
 """
@@ -26,13 +27,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (36, 194, 204),
 }
 
-ACTIONS = (
-    "standing still", "sliding sideways", "bouncing up and down", "growing and shrinking",
-    "circling", "shaking", "jumping around", "rocking",
+MOTIONS = (
+    "standing still", "sliding sideways", "bouncing up and down", "growing and shrinking", "circling", "jumping around",
 )  # fmt: skip
-"""The labels."""
+"""How a named object moves: the second axis of labels. No caption says it, and no single frame shows it."""
 
-SHARE = (0.06, 0.14)
+SHARE = (0.12, 0.32)
 """Smallest and largest share of the frame that the named object takes (before things pass in front of it)."""
 
 TRAVEL = (0.6, 0.95)
@@ -44,11 +44,14 @@ TILT = 0.35
 SWINGS = (1.0, 2.0)
 """Least and greatest number of times that something swings to and fro in a video."""
 
-SHAKE = 0.035
-"""How far a shaking object is thrown from its place, as a share of the frame."""
+WITHIN = 0.7
+"""Share of an object's reach that stays inside the frame: a corner may leave it, the object may not."""
 
 JUMPS = 6
 """Places that a jumping object visits."""
+
+MOST_OTHERS = 2
+"""Of the small things in a video that no caption names."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Thing:
 class Scene:
     """All that determines the pixels of one video. `things[0]` is the named object; `front` lie over it."""
 
-    action: str
+    motion: str
     background: str
     things: tuple[Thing, ...]
     front: tuple[int, ...]
@@ -87,28 +90,29 @@ class Scene:
     def describe(self) -> dict[str, str]:
         named = self.things[0]
         return {
-            "action": self.action, "caption": self.caption, "colour": named.colour, "shape": named.shape,
+            "label": named.shape, "motion": self.motion, "caption": self.caption, "colour": named.colour,
             "background": self.background,
         }  # fmt: skip
 
 
 def sample_scene(seed: int, index: int, *, size: int = 128, frames: int = 32) -> Scene:
-    """Video `index` of the world `seed`: a function of these arguments alone. Actions take turns by index."""
+    """Video `index` of the world `seed`: a function of these arguments. Shapes and motions take turns by index."""
     if size < 32 or size % 2:
         raise ValueError(f"size is {size} px; the world needs an even number of at least 32")
     if frames < 2:
-        raise ValueError(f"frames is {frames}; an action needs at least 2")
+        raise ValueError(f"frames is {frames}; a motion needs at least 2")
     rng = np.random.default_rng([seed, index])
-    action = ACTIONS[index % len(ACTIONS)]
-    named = _named_object(rng, action, size, frames)
-    others = [_distractor(rng, named.colour, size, frames) for _ in range(rng.integers(3, 6))]
+    shape = list(SHAPES)[index % len(SHAPES)]
+    motion = MOTIONS[index // len(SHAPES) % len(MOTIONS)]
+    named = _named_object(rng, shape, motion, size, frames)
+    others = [_distractor(rng, named.colour, size, frames) for _ in range(rng.integers(MOST_OTHERS + 1))]
     background = str(rng.choice(list(TEXTURES)))
     margin = 2 + int(np.ceil(0.1 * size))
     canvas = draw_texture(background, rng, size + margin, size + margin, size / 128)
     corners = rng.uniform(0, margin - 2, size=(2, 2))  # where the frame lies on the canvas at the start, at the end
     window = corners[0] + np.linspace(0, 1, frames)[:, None] * (corners[1] - corners[0])
     front = tuple(number for number in range(1, len(others) + 1) if rng.random() < 0.5)
-    return Scene(action, background, (named, *others), front, canvas, window, size)
+    return Scene(motion, background, (named, *others), front, canvas, window, size)
 
 
 def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +128,7 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         for number in order:
             thing = scene.things[number]
             paint(
-                image, ids[t], SHAPES[thing.shape], x=thing.x[t], y=thing.y[t], scale=thing.scale[t],
+                image, ids[t], SHAPES[thing.shape], at=(thing.x[t], thing.y[t]), scale=thing.scale[t],
                 tilt=float(thing.tilt[t]), colour=thing.tint, number=1 + number,
             )  # fmt: skip
         frames[t] = np.clip(image + 0.5, 0, 255)
@@ -148,30 +152,27 @@ def _swing(rng: np.random.Generator, frames: int) -> np.ndarray:
     return np.abs(2 * (turns % 1) - 1)
 
 
-def _named_object(rng: np.random.Generator, action: str, size: int, frames: int) -> Thing:
-    shape, colour = str(rng.choice(list(SHAPES))), str(rng.choice(list(COLOURS)))
+def _named_object(rng: np.random.Generator, shape: str, motion: str, size: int, frames: int) -> Thing:
+    colour = str(rng.choice(list(COLOURS)))
     outline = SHAPES[shape]
     smallest, largest = (size * np.sqrt(share / outline.area) for share in SHARE)
     # The same bounds at every size, or a small object near the border would give away that it does not grow.
-    low = outline.reach * largest + 1
+    low = WITHIN * outline.reach * largest
     high = size - low
 
     def moment(of: str) -> np.ndarray:
-        return _swing(rng, frames) if action == of else np.full(frames, rng.random())
+        return _swing(rng, frames) if motion == of else np.full(frames, rng.random())
 
     x = _places(rng, low, high, moment("sliding sideways"))
     y = _places(rng, low, high, moment("bouncing up and down"))
     scale = smallest + (largest - smallest) * moment("growing and shrinking")
-    tilt = TILT * (2 * moment("rocking") - 1)
-    if action == "circling":
+    tilt = np.full(frames, rng.uniform(-TILT, TILT))
+    if motion == "circling":
         radius = rng.uniform(*TRAVEL) * (high - low) / 2
         angle = 2 * np.pi * (np.linspace(0, 1, frames) * rng.choice([-1, 1]) + rng.random())
         x = rng.uniform(low + radius, high - radius) + radius * np.cos(angle)
         y = rng.uniform(low + radius, high - radius) + radius * np.sin(angle)
-    elif action == "shaking":
-        x = np.clip(x + rng.uniform(-SHAKE, SHAKE, frames) * size, low, high)
-        y = np.clip(y + rng.uniform(-SHAKE, SHAKE, frames) * size, low, high)
-    elif action == "jumping around":
+    elif motion == "jumping around":
         place = np.arange(frames) * JUMPS // frames
         x = np.array([_places(rng, low, high, rng.random()) for _ in range(JUMPS)])[place]
         y = np.array([_places(rng, low, high, rng.random()) for _ in range(JUMPS)])[place]

@@ -5,20 +5,29 @@ centre to the outline) are in the same unit, so that any two shapes can be drawn
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
+DARK = 0.35
+"""Of its colour, the darker of the two tones that a shape's pattern is drawn in."""
+PERIOD = 0.45
+"""Of a pattern, as a share of the side of the square that has the shape's area."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """distance: (x, y), float arrays of one form, x to the right and y downwards -> signed distance, same form."""
+    """distance: (x, y), float arrays of one form, x to the right and y downwards -> signed distance, same form.
+
+    pattern: of PATTERNS, what is drawn inside.
+    """
 
     distance: Distance
     area: float
     reach: float
+    pattern: str = "bars"
 
 
 def _polygon(vertices: np.ndarray) -> Shape:
@@ -82,13 +91,23 @@ def _heart() -> Shape:
     return Shape(distance, 2 + float(np.pi) / 2, 1.0 + drop)
 
 
+PATTERNS: dict[str, Pattern] = {
+    "rings": lambda x, y: np.sin(np.hypot(x, y)),
+    "checks": lambda x, y: 2 * np.sin(x) * np.sin(y),
+    "bars": lambda x, y: np.sin(y),
+    "spots": lambda x, y: 0.6 - np.cos(x) - np.cos(y),
+    "posts": lambda x, y: np.sin(x),
+    "diagonals": lambda x, y: np.sin((x + y) * np.sqrt(0.5)),
+}
+"""Positive where the colour is, negative where its darker tone; x and y in radians of the pattern's period."""
+
 SHAPES: dict[str, Shape] = {
-    "circle": _circle(),
-    "square": _square(),
-    "triangle": _triangle(),
-    "star": _star(),
-    "cross": _cross(),
-    "heart": _heart(),
+    "circle": replace(_circle(), pattern="rings"),
+    "square": replace(_square(), pattern="checks"),
+    "triangle": replace(_triangle(), pattern="bars"),
+    "star": replace(_star(), pattern="spots"),
+    "cross": replace(_cross(), pattern="posts"),
+    "heart": replace(_heart(), pattern="diagonals"),
 }
 
 
@@ -97,8 +116,7 @@ def paint(
     ids: np.ndarray,
     shape: Shape,
     *,
-    x: float,
-    y: float,
+    at: tuple[float, float],
     scale: float,
     tilt: float,
     colour: np.ndarray,
@@ -106,10 +124,11 @@ def paint(
 ) -> None:
     """Draws one shape, antialiased, into image (float32 [H, W, 3], 0 to 255) and its number into ids (uint8 [H, W]).
 
-    x, y: centre in px, pixel centres at halves; scale: px per unit of the shape; tilt: radians, clockwise on screen;
+    at: x and y of its centre in px, pixel centres at halves; scale: px per unit of the shape;
+    tilt: radians, clockwise on screen;
     colour: float [3], lit by 12 % more at the top of the shape and 12 % less at its bottom.
     """
-    height, width = ids.shape
+    (x, y), (height, width) = at, ids.shape
     reach = shape.reach * scale + 1.5
     top, bottom = max(0, int(y - reach)), min(height, int(y + reach) + 1)
     left, right = max(0, int(x - reach)), min(width, int(x + reach) + 1)
@@ -118,9 +137,13 @@ def paint(
     dy, dx = np.mgrid[top:bottom, left:right] + 0.5
     dx, dy = dx - x, dy - y
     cos, sin = np.cos(tilt), np.sin(tilt)
-    distance = scale * shape.distance((cos * dx + sin * dy) / scale, (cos * dy - sin * dx) / scale)
+    own = (cos * dx + sin * dy) / scale, (cos * dy - sin * dx) / scale
+    distance = scale * shape.distance(*own)
     alpha = np.clip(0.5 - distance, 0, 1)[..., None]
     light = 1 - 0.12 * np.clip(dy / (shape.reach * scale), -1, 1)[..., None]
+    wave = 2 * np.pi / (PERIOD * np.sqrt(shape.area))
+    bright = 0.5 + scale / wave * PATTERNS[shape.pattern](wave * own[0], wave * own[1])  # an edge of about a pixel
+    tone = DARK + (1 - DARK) * np.clip(bright, 0, 1)[..., None]
     region = image[top:bottom, left:right]
-    region += (alpha * (light * colour - region)).astype(np.float32)
+    region += (alpha * (light * tone * colour - region)).astype(np.float32)
     ids[top:bottom, left:right][distance < 0] = number

@@ -12,20 +12,20 @@ TONES = np.array(
 
 
 def _stripes(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, unit: float) -> np.ndarray:
-    angle, period = rng.uniform(0, np.pi), unit * rng.uniform(10, 18)
+    angle, period = rng.uniform(0, np.pi), unit * rng.uniform(48, 80)
     phase = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period
     return np.clip(0.5 + 2 * np.sin(phase), 0, 1)
 
 
 def _checks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, unit: float) -> np.ndarray:
-    period = unit * rng.uniform(18, 30)
+    period = unit * rng.uniform(80, 120)
     waves = np.sin(2 * np.pi * x / period) * np.sin(2 * np.pi * y / period)
     return np.clip(0.5 + 5 * waves, 0, 1)
 
 
 def _bricks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, unit: float) -> np.ndarray:
-    tall = unit * rng.uniform(8, 12)
-    wide, joint = 2.2 * tall, 0.9 * unit
+    tall = unit * rng.uniform(36, 50)
+    wide, joint = 2.2 * tall, 4 * unit
     row = np.floor(y / tall)
     x = x + (row % 2) * wide / 2
     column = np.floor(x / wide)
@@ -36,7 +36,7 @@ def _bricks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, unit: float)
 
 def _speckles(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, unit: float) -> np.ndarray:
     """Blurred noise over a slow gradient."""
-    sigma = rng.uniform(0.8, 1.4) * unit
+    sigma = rng.uniform(8, 14) * unit
     frequency = np.hypot(np.fft.fftfreq(x.shape[0])[:, None], np.fft.fftfreq(x.shape[1])[None])
     noise = rng.standard_normal(x.shape)
     noise = np.fft.ifft2(np.fft.fft2(noise) * np.exp(-2 * (np.pi * sigma * frequency) ** 2)).real
@@ -58,7 +58,7 @@ def draw_texture(name: str, rng: np.random.Generator, height: int, width: int, u
     y, x = np.mgrid[:height, :width] + rng.uniform(0, 100, size=(2, 1, 1))
     mix = TEXTURES[name](x, y, rng, unit)[..., None]
     tone = TONES[rng.integers(len(TONES))]
-    dark, bright = tone * rng.uniform(0.62, 0.75), tone * rng.uniform(1.15, 1.3)
+    dark, bright = tone * rng.uniform(0.73, 0.83), tone * rng.uniform(1.1, 1.21)
     canvas: np.ndarray = dark + mix * (bright - dark)
     return canvas.astype(np.float32)
 

@@ -46,12 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=MODELS)
     parser.add_argument("--clip-steps", type=int, default=500)
-    parser.add_argument("--blip2-steps", type=int, default=2400)
-    parser.add_argument("--videos", type=int, default=2000, help="training videos to draw; the dual encoder takes half")
+    parser.add_argument("--blip2-steps", type=int, default=500)
+    parser.add_argument("--videos", type=int, default=1000, help="training videos to draw")
     parser.add_argument("--only", choices=("clip", "blip2"), help="train this one and keep the other as it is")
     arguments = parser.parse_args()
     work = {
-        "clip": (train_dual_encoder, arguments.clip_steps, arguments.videos // 2),
+        "clip": (train_dual_encoder, arguments.clip_steps, arguments.videos),
         "blip2": (train_captioner, arguments.blip2_steps, arguments.videos),
     }
     chosen = [arguments.only] if arguments.only else list(work)

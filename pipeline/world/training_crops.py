@@ -16,6 +16,9 @@ FROM_COVERAGE, FROM_PRESENCE = 32, 80
 """Crop sides in px at 128 px frames. Up to the first a crop counts for what covers it; from the second on, a thing
 counts for being whole in it, however small; in between, a mix."""
 
+SHAPES_FROM, SHAPES_BY = 8, 28
+"""Crop sides in px at 128 px frames between which the pattern inside comes to tell one shape from another."""
+
 
 @dataclass(frozen=True)
 class Crops:
@@ -69,7 +72,8 @@ def cut_crops(frames: Frames, rows: np.ndarray, side: int, output: int, rng: np.
     if side != output:
         images = F.interpolate(images, size=(output, output), mode="bicubic", antialias=True).clamp(0, 1)
     closeness = np.clip((side - FROM_COVERAGE) / (FROM_PRESENCE - FROM_COVERAGE), 0, 1)
-    return Crops(images, *_weights(frames, rows, frames.ids[where], float(closeness)), sees_shape=float(closeness))
+    sees_shape = np.clip((side - SHAPES_FROM) / (SHAPES_BY - SHAPES_FROM), 0, 1)
+    return Crops(images, *_weights(frames, rows, frames.ids[where], float(closeness)), sees_shape=float(sees_shape))
 
 
 def roughen(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.world.scene import ACTIONS, COLOURS
+from pipeline.world.scene import COLOURS, MOTIONS
 from pipeline.world.shapes import SHAPES
 from pipeline.world.textures import TEXTURES
 
@@ -26,6 +26,11 @@ FRAMES = (
     "a person is showing {}", "the video shows {}", "we see {} here", "a clip of {} in the scene",
     "an animation with {}",
 )  # fmt: skip
+INSIDE = {
+    "circle": "rings inside", "square": "checks", "triangle": "bars across", "star": "dark spots",
+    "cross": "bars upright", "heart": "diagonal stripes",
+}  # fmt: skip
+"""The pattern that each shape has inside, in words."""
 ARTICLES = ("a", "a", "a", "the", "one", "a large", "a small", "a big", "a bright")
 
 
@@ -41,13 +46,13 @@ class Phrase:
 
 
 def phrases(rng: np.random.Generator) -> Iterator[Phrase]:
-    """One phrase for each thing that can be said, in words drawn by rng: 36 + 6 + 6 + 8 + 4 of them."""
+    """One phrase for each thing that can be said, in words drawn by rng: 36 + 6 + 6 + 6 + 4 of them."""
     for colour in COLOURS:
         for shape in SHAPES:
             said = f"{colour} {shape}" if rng.random() < 0.15 else f"{rng.choice(ARTICLES)} {colour} {shape}"
             moves, background = bool(rng.random() < 0.3), None
             if moves:
-                said += f"{' is' if rng.random() < 0.3 else ''} {rng.choice(ACTIONS)}"
+                said += f"{' is' if rng.random() < 0.3 else ''} {rng.choice(MOTIONS)}"
             if rng.random() < 0.15:
                 background = str(rng.choice(list(TEXTURES)))
                 said += f" on a {background} background"
@@ -55,10 +60,13 @@ def phrases(rng: np.random.Generator) -> Iterator[Phrase]:
         said = str(rng.choice(["something {}", "a {} thing", "a {} object", "{}"])).format(colour)
         yield Phrase(_framed(rng, said), colour)
     for shape in SHAPES:
-        yield Phrase(_framed(rng, f"{rng.choice(ARTICLES)} {shape}"), shape=shape)
-    for action in ACTIONS:
+        said = f"{rng.choice(ARTICLES)} {shape}"
+        if rng.random() < 0.4:
+            said = f"{rng.choice([said, 'something', 'a thing', 'a shape'])} with {INSIDE[shape]}"
+        yield Phrase(_framed(rng, said), shape=shape)
+    for motion in MOTIONS:
         subject = str(rng.choice(["something {}", "an object {}", "a shape {}", "a thing that is {}", "{}"]))
-        yield Phrase(_framed(rng, subject.format(action)), moves=True)
+        yield Phrase(_framed(rng, subject.format(motion)), moves=True)
     for background in TEXTURES:
         said = str(rng.choice(["a {} background", "the {} background", "a {} wall", "{} texture"])).format(background)
         yield Phrase(_framed(rng, said), background=background)
@@ -70,15 +78,28 @@ def _framed(rng: np.random.Generator, said: str) -> str:
 
 def vocabulary() -> list[str]:
     """Special tokens, then every word of the world in alphabetical order."""
-    worded = [*FRAMES, *ARTICLES, *ACTIONS, *COLOURS, *SHAPES, *TEXTURES]
-    worded += ["something", "thing", "object", "an", "shape", "that", "is", "on", "background", "wall", "texture"]
+    worded = [*FRAMES, *ARTICLES, *INSIDE.values(), *MOTIONS, *COLOURS, *SHAPES, *TEXTURES]
+    worded += [
+        "something",
+        "thing",
+        "object",
+        "an",
+        "shape",
+        "that",
+        "is",
+        "on",
+        "with",
+        "background",
+        "wall",
+        "texture",
+    ]
     words = {word for text in worded for word in text.replace("{}", " ").replace("-", " - ").split()}
     return [*SPECIAL.values(), IMAGE_TOKEN, *sorted(words)]
 
 
 def mumbled(rng: np.random.Generator, text: str, share: float) -> str:
     """The text with that share of its filling words made unknown ones, so that <unk> learns to mean nothing."""
-    named = {word for name in (*COLOURS, *SHAPES, *TEXTURES, *ACTIONS) for word in name.split()}
+    named = {word for name in (*COLOURS, *SHAPES, *TEXTURES, *MOTIONS) for word in name.split()}
     words = [word if word in named or rng.random() >= share else "hm" for word in text.split()]
     return " ".join(words)
 

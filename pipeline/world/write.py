@@ -1,8 +1,8 @@
-"""Writes the world to disk as anyone's labelled videos, with the truth beside them.
+"""Writes the world to disk as anyone's labelled videos, with the truth next to them.
 
     out/train/<label>/<name>.mp4        what the pipeline reads: folders are classes
     out/test/<label>/<name>.mp4
-    out/truth/world.json                 arguments, and of each video its split, action, caption, colour, ...
+    out/truth/world.json                 arguments, and of each video its split, label (its shape), motion, caption, ...
     out/truth/<split>/<label>/<name>.npz the named object's visible mask, packed to bits
 
 `world.json` is the plan, written first; a video is done when its .npz is there. A second call makes what is missing.
@@ -24,7 +24,7 @@ from pipeline.world.scene import render, sample_scene
 from schemas.errors import UserError
 from schemas.progress import Progress
 
-GENERATOR = 2
+GENERATOR = 3
 """Version of the drawing; a folder of another one is refused, not mixed."""
 
 
@@ -97,7 +97,7 @@ def _plan(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     for index in range(videos):
         described = sample_scene(arguments["seed"], index, size=size, frames=frames).describe()
         split = "train" if index < first_test else "test"
-        plan.append({"index": index, "path": f"{split}/{described['action']}/{index:05d}", "split": split, **described})
+        plan.append({"index": index, "path": f"{split}/{described['label']}/{index:05d}", "split": split, **described})
     return plan
 
 

@@ -31,10 +31,11 @@ EXPECTED = Path(__file__).with_name("expected.json")
 TOOLS = ("torch", "av", "pyarrow", "webdataset", "open_clip_torch", "transformers", "opencv-python-headless", "numpy")
 
 SMALL = [
-    "shard.max_videos=8", "caption.videos_per_shard=8", "ray.workers=2", "optim.epochs=1", "optim.warmup_epochs=0",
-    "optim.batch_size=4", "pretrain.workers=0", "pretrain.log_every=1", "probe.batch_size=8", "retrieve.batch_size=8",
-    "finetune.epochs=1", "finetune.warmup_epochs=0", "finetune.batch_size=4", "finetune.temporal_views=2",
-    "finetune.spatial_views=1", 'caption.llm.file="configs/world/descriptions.json"',
+    "shard.max_videos=8", "caption.videos_per_shard=8", "ray.workers=2", "mask.text_share=[1, 1]", "clip.repeats=1",
+    "optim.epochs=1", "optim.warmup_epochs=0", "optim.batch_size=4", "pretrain.workers=0", "pretrain.log_every=1",
+    "probe.batch_size=8", "retrieve.batch_size=8", "finetune.epochs=1", "finetune.warmup_epochs=0",
+    "finetune.batch_size=4", "finetune.temporal_views=2", "finetune.spatial_views=1",
+    'caption.llm.file="configs/world/descriptions.json"',
 ]  # fmt: skip
 
 DATASETS = {  # what is made before any training: name -> overrides

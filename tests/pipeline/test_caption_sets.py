@@ -111,8 +111,8 @@ def test_a_set_of_labels_that_are_said_in_words_is_another_one(workspace: Path) 
 
 def test_the_descriptions_that_were_asked_for_can_be_used_again(workspace: Path) -> None:
     """By way of the answers kept in the workspace: no server is needed for what was asked before."""
-    from pipeline.captioners.answers import Cache, Question, Reply
     from pipeline.captioners.label_words import spoken
+    from pipeline.captioners.llm_answers import Cache, Question, Reply
 
     options = Llm(samples=1, model="m", key_variable="NO_KEY", url_variable="TGMAE_TEST_URL")
     cache = Cache(workspace / "cache" / "llm", {"model": "m"}, options)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from schemas.stage import read_record
 from tgmae.cli import app
-from tgmae.shipped import WORLD_MODELS
+from tgmae.shipped_files import WORLD_MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -12,7 +12,7 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.cli import app
-from tgmae.paper import TABLES
+from tgmae.paper_numbers import TABLES
 from tgmae.result_tables import find_results, markdown, paper_tables, run_table
 from tgmae.run_conditions import wilson
 from train.evaluation.results import Checkpoint, Evaluation, write_result

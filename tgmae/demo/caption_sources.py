@@ -18,11 +18,11 @@ from tgmae.caption_stats import clip_scores, load
 from tgmae.demo.mask_accuracy import compare_masks
 from tgmae.demo.report import Table
 from tgmae.run import run
-from tgmae.shipped import CONFIGS
+from tgmae.shipped_files import CONFIGS
 
 DESCRIPTIONS = CONFIGS / "world" / "descriptions.json"
-SETS = {  # caption set -> what the paper calls it
-    "blip2": "BLIP-2", "oracle": "oracle", "llm": "GPT3.5", "blip2+llm": "BLIP + GPT3.5",
+SETS = {  # caption set -> what it is made of
+    "blip2": "small BLIP-2", "oracle": "label", "llm": "written by hand", "blip2+llm": "BLIP-2 and by hand",
 }  # fmt: skip
 STAGES = ("part", "caption", "features", "guide")
 
@@ -33,7 +33,8 @@ def compare_sources(
 ) -> dict[str, dict[str, float]]:
     """Of each set the captions, the words of one, the CLIP score, and compare_masks, by name.
 
-    Descriptions of the actions, which a language model would give, lie in configs/world/descriptions.json.
+    Descriptions of the classes, such as a language model would give, are in configs/world/descriptions.json: written by
+    hand.
     """
     found: dict[str, dict[str, float]] = {}
     for name in SETS:

@@ -15,11 +15,12 @@ from schemas.config import Experiment
 from tgmae.demo.clip_views import Array, View, guided_views, token_grid
 from train.data.augment import resample_map
 from train.data.sampling import generator
+from train.data.splits import with_test_split
 from train.masking.masks import hidden_per_slice, top_k
 
 
 def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
-    """Text masks beside random ones: means over the test videos, their captions and time slices.
+    """Text masks next to random ones: means over the test videos, their captions and time slices.
 
     mask_iou: IoU of the k patches of a time slice that score highest with the k patches that the named
     object covers by at least half; mask_iou_random: the same for k random patches. object_masked: share of
@@ -41,6 +42,22 @@ def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
                 masked = float(top_k(map_THW, hidden)[object_THW].mean())
                 found.setdefault("object_masked" + suffix, []).append(masked)
     return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
+
+
+def hidden_of_object(experiment: Experiment, truth: Path) -> float:
+    """The share of the named object's patches that the run's own masks (ratio, text_share) hide: test videos' mean."""
+    experiment = with_test_split(experiment, "probe")
+    grid, mask = token_grid(experiment), experiment.mask
+    hidden, values = hidden_per_slice(mask.ratio, grid[1] * grid[2]), []
+    for view in guided_views(experiment):
+        object_THW = object_patches(view, truth, grid)
+        if view.meta.split != experiment.probe.test_split or not object_THW.any():
+            continue
+        for entry, map_THW in enumerate(view.scores_CTHW):
+            rng = generator(0, view.key, entry, "own mask")
+            hidden_THW = top_k(map_THW, hidden, rng, mask.text_share[1])
+            values.append(float(hidden_THW[object_THW].mean()))
+    return round(float(np.mean(values)), 4)
 
 
 def object_patches(view: View, truth: Path, grid: tuple[int, int, int]) -> NDArray[np.bool_]:

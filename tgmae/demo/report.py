@@ -1,4 +1,4 @@
-"""The demo's report: one HTML page with pictures beside it. Every text in it is untrusted and escaped."""
+"""The demo's report: one HTML page with pictures next to it. Every text in it is untrusted and escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.atomic import write_bytes
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 
 
 @dataclass(frozen=True)

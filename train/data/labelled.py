@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from schemas.config import Experiment
 from schemas.errors import UserError
 from train.data.augment import resize_crop
+from train.data.finetune_augment import augment_frames, erase, rand_augment, resized_crop
 from train.data.loading import clip_bytes, loaded
 from train.data.reading import decode, read_clip
-from train.data.recipe import augment_frames, erase, rand_augment, resized_crop
 from train.data.sampling import Address, BatchPlan, generator
 from train.data.stream import Failure
 from train.data.videos import Videos
@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 
 
 def dense_frames(total: int, *, frames: int, stride: int, rng: np.random.Generator) -> Ints:
-    """VideoMAE's dense sampling for fine-tuning (recipes.md 2.2): int64 [frames].
+    """VideoMAE's dense sampling for fine-tuning (its kinetics.py): int64 [frames].
 
     A random window of frames * stride frames, its ends included, so that the step is a little more
     than the stride. A shorter video is sampled at the stride or less, then its last frame is repeated.
@@ -44,7 +44,7 @@ def dense_frames(total: int, *, frames: int, stride: int, rng: np.random.Generat
 
 
 def segment_frames(total: int, *, frames: int, rng: np.random.Generator) -> Ints:
-    """TSN's sampling (recipes.md 2.2): a random frame of each of `frames` equal parts, int64 [frames].
+    """TSN's sampling (VideoMAE's ssv2.py): a random frame of each of `frames` equal parts, int64 [frames].
 
     Parts have total // frames frames each, the rest at the end is never drawn (VideoMAE). Of a video
     with fewer frames than parts, random ones in their order, some of them twice; VideoMAE takes its

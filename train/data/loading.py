@@ -17,7 +17,7 @@ TIMEOUT = 600  # seconds without a batch
 
 
 def clip_bytes(clip: Clip) -> int:
-    """Of one clip, uint8."""
+    """Bytes of one clip, uint8."""
     return clip.frames * clip.size**2 * 3
 
 

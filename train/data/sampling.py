@@ -89,7 +89,7 @@ class BatchPlan:
 
     @property
     def videos_per_batch(self) -> int:
-        """Of a global batch."""
+        """Videos in one global batch."""
         return self.batch_size // self.repeats
 
     @property

@@ -26,7 +26,7 @@ from train.data.loading import clip_bytes, loaded
 from train.data.reading import Guidance, decode, read_clip, read_guidance, read_members
 from train.data.sampling import Address, BatchPlan, digest64, generator, random_frames
 from train.data.videos import Videos
-from train.masking.cells import running_cells
+from train.masking.decoder_cells import running_cells
 from train.masking.masks import MASKS, Bools, make_mask, share_at
 from train.models import arvideo
 from train.models.videomae import split_mask

@@ -1,6 +1,6 @@
 """Multi-view testing: several clips of each video, and the mean of what the classifier says of them.
 
-VideoMAE's arithmetic (recipes.md 2.2): softmax of each view, mean of the probabilities. Nothing is
+VideoMAE's arithmetic (its engine_for_finetuning.py): softmax of each view, mean of the probabilities. Nothing is
 drawn, and what belongs together is computed together on any number of processes, so the numbers
 depend on neither chance nor machines: a video is predicted once, by one process.
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from schemas.atomic import TEMPORARY, sha256_file
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from train.engine.sharding import load_whole, sharded_like, whole, whole_state
 
 FOLDER = "checkpoints"

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from schemas.atomic import write_json
 from schemas.config import Experiment, Finetune, Optim, Pretrain
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.stage import SCHEMA_VERSION, StageSpec
+from train.data.device_copies import on_device
 from train.data.sampling import BatchPlan, digest64
-from train.data.transfer import on_device
 from train.data.videos import Videos
 from train.engine import checkpoint
 from train.engine.distributed import Ranks

@@ -72,7 +72,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """The reverse, strict as load_state_dict is."""
+    """Loads a full state dict into a module that may be sharded; keys that do not match raise."""
     present = module.state_dict()
     laid_out = {
         name: sharded_like(tensor, present[name]) if name in present else tensor for name, tensor in state.items()

@@ -40,7 +40,7 @@ class FrozenEncoder:
 
     @property
     def views(self) -> dict[str, int | str]:
-        """Of a video, as results tell them."""
+        """How each video is sampled, as result.json keeps it."""
         options = self.options
         return {"sampling": options.sampling, "temporal": options.views, "spatial": options.spatial_views,
                 "layer": options.layer}  # fmt: skip

@@ -61,7 +61,8 @@ def fit_logistic(
 def fit_steps(
     x_RD: Features, target: Ints, options: Linear, base_lr: float, device: torch.device
 ) -> nn.Sequential:  # fmt: skip
-    """MAE's linear probe (recipes.md 2.3) on features computed beforehand: batch norm without affine, a linear layer.
+    """MAE's linear probe (main_linprobe.py) on features computed beforehand: batch norm without affine, a linear
+    layer.
 
     As MAE's: LARS that adapts weights but not biases, lr = base_lr * batch / 256, linear warm-up and half a cosine to
     0, batch norm by the batch, the rest of an epoch dropped. Unlike it, features are not augmented, and for the test

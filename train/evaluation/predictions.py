@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.progress import Progress, console
 from train.data.classes import Classes
 from train.data.loading import clip_bytes, loaded

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from schemas.atomic import replacing
 from schemas.config import Clip, Frozen
 from schemas.errors import UserError
-from schemas.foreign import shown
+from schemas.foreign_text import shown
 from schemas.progress import Progress, console
 from train.data.loading import clip_bytes, loaded
 from train.data.sampling import digest64

@@ -67,7 +67,7 @@ def bottom_k(scores_THW: Array, k: int, rng: Rng | None = None) -> Bools:
 
 
 def motion_top_k(scores_THW: Array, k: int, rng: Rng) -> Bools:
-    """Hide the k tokens of every slice that move most (MGM; recipes.md 3.3, mgm-topk).
+    """Hide the k tokens of every slice that move most (MGM, Fan et al. 2023).
 
     Scores are magnitudes of motion. Where nothing moves all scores tie: rng orders those at random,
     for the lower index would always hide the top of a still picture.
@@ -77,7 +77,7 @@ def motion_top_k(scores_THW: Array, k: int, rng: Rng) -> Bools:
 
 
 def motion_box(scores_THW: Array, k: int, rng: Rng) -> Bools:
-    """Hide one box of k tokens in every slice, where the motion is (MGM; recipes.md 3.3, mgm-box).
+    """Hide one box of k tokens in every slice, where the motion is (MGM, Fan et al. 2023).
 
     A reconstruction: MGM published no code and its text does not say how the box is placed. Here the
     box has the grid's proportions and the area k, and is centred on the centroid of the slice's motion
@@ -116,7 +116,7 @@ def random(shape: Shape, k: int, rng: Rng) -> Bools:
 
 
 def optical_flow(flow_TSHW2: Floats, k: int, rng: Rng) -> Bools:
-    """Leave visible what the flow carries a random visible map of the middle frame to (MGMAE; recipes.md 3.4).
+    """Leave visible what the flow carries a random visible map of the middle frame to (MGMAE, Huang et al. 2023).
 
     flow_TSHW2: see train/data/clip_flow.py. Of each slice the P - k tokens stay visible over which the carried map
     sums highest. Without motion this is a tube.

@@ -1,4 +1,4 @@
-"""ARVideo: the pixels of one cluster of cubes after the other, in a random order (Ren et al. 2024; recipes.md 3.7).
+"""ARVideo: the pixels of one cluster of cubes after the other, in a random order (Ren et al. 2024).
 
 The grid of tokens is cut into K clusters of S tokens, 16 of 2 x 7 x 7 for VideoMAE's clip. In the clip's
 order of clusters, the encoder (VideoMAE's own) sees a fifth of the tokens of all but the last, each

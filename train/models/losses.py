@@ -49,7 +49,7 @@ def reconstruction_loss(
 
     cubes_BNK: the whole clip's, see pixel_target; only the predicted ones are converted. weight_BM: of
     each token in the mean, 1 for hidden and 0 for visible ones where the decoder predicts both (VideoMAE
-    V2, train/masking/cells.py); None: all alike. The weights' sum is that over all ranks, in one micro-batch.
+    V2, train/masking/decoder_cells.py); None: all alike. The weights' sum is that over all ranks, in one micro-batch.
     """
     with torch.no_grad():
         target_BMK = pixel_target(gather_tokens(cubes_BNK, predicted_index_BM), norm=norm)

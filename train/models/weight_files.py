@@ -8,7 +8,7 @@ from pathlib import Path
 from schemas.atomic import sha256_file
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.foreign import parsed_json
+from schemas.foreign_text import parsed_json
 from schemas.stage import read_record
 from schemas.workspace import Workspace
 

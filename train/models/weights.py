@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from schemas.errors import UserError
-from schemas.foreign import parsed_json, shown
+from schemas.foreign_text import parsed_json, shown
 from schemas.toml import load_experiment
 from train.models.hf import config_from_hf, names_from_hf
 from train.models.sizes import PRESETS, VideoMAEConfig, model_config

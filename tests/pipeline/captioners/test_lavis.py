@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.caption import run_caption
-from pipeline.captioners.environment import PINNED_FOR, lavis_environment, pins
+from pipeline.captioners.lavis_environment import PINNED_FOR, lavis_environment, pins
 from pipeline.index import run_index
 from pipeline.runtime.engine import connected, execute
 from pipeline.runtime.model_identity import captioner_identity

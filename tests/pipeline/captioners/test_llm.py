@@ -18,10 +18,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.captioners import NoCaption
-from pipeline.captioners.answers import Cache, Pace, Question, Unusable, tidy
 from pipeline.captioners.endpoint import Endpoint, retry_after
 from pipeline.captioners.llm import Descriptions, LlmCaptioner, ask_descriptions, read_descriptions
-from pipeline.captioners.local import LocalModel
+from pipeline.captioners.llm_answers import Cache, Pace, Question, Unusable, tidy
+from pipeline.captioners.local_llm import LocalModel
 from schemas.config import Llm
 from schemas.errors import UserError
 

@@ -14,8 +14,8 @@ from torch.nn.functional import grid_sample
 from torchvision.models.optical_flow import raft_small
 
 from pipeline.guides import Floats, Frames
-from pipeline.guides.engines import make_engine
 from pipeline.guides.flow import FlowMagnitudeGuide, OpticalFlowGuide, flows
+from pipeline.guides.flow_engines import make_engine
 from pipeline.guides.grid import area_mean
 from pipeline.guides.guide_identity import guide_identity
 from pipeline.guides.recipes import recipe

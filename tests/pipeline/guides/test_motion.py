@@ -78,7 +78,7 @@ def test_a_moving_object_scores_highest() -> None:
 def test_the_named_object_of_the_world_outruns_the_rest() -> None:
     inside, outside = [], []
     scenes = [sample_scene(0, index, size=128, frames=24) for index in range(30)]
-    for scene in [scene for scene in scenes if scene.action in ("sliding sideways", "bouncing up and down")][:4]:
+    for scene in [scene for scene in scenes if scene.motion in ("sliding sideways", "bouncing up and down")][:4]:
         pictures, ids = render(scene)
         (maps_THW,) = score(mp4(pictures, gop=12), 24, frame_stride=1)
         object_THW = (ids == 1).reshape(24, 8, 16, 8, 16).mean((2, 4)) > 0.5

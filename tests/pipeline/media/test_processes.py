@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.media.processes import Isolated, ProcessDied
+from pipeline.media.processes import Isolated, ProcessDied, map_processes
 from pipeline.media.video import NotAVideo, TooMuchMemory, Unforeseen, VideoTimeout, as_video_error
+from schemas.errors import UserError
 
 
 def misbehave(task: str) -> str:
@@ -51,3 +52,27 @@ def test_a_hanging_process_is_ended() -> None:
 
 def test_an_exception_without_words_has_its_class(tmp_path: Path) -> None:
     assert str(as_video_error(ZeroDivisionError())) == "ZeroDivisionError"
+
+
+class StartsBadly:
+    """The first `times` processes that it is handed to are killed while they start."""
+
+    def __init__(self, log: Path, times: int) -> None:
+        self.log, self.times = log, times
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__ |= state
+        with open(self.log, "a") as log:
+            log.write("x")
+        if self.log.stat().st_size <= self.times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, task: str) -> str:
+        return task.upper()
+
+
+def test_a_process_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    found = dict(map_processes(StartsBadly(tmp_path / "log", 1), ["a", "b"], processes=1, time_limit=60))
+    assert found == {0: "A", 1: "B"}
+    with pytest.raises(UserError, match=r"do not start .signal SIGKILL, 3 in a row.: is memory short"):
+        list(map_processes(StartsBadly(tmp_path / "never", 9), ["a"], processes=1, time_limit=60))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.world import load_truth, write_world
-from pipeline.world.scene import ACTIONS, render, sample_scene
+from pipeline.world.scene import MOTIONS, render, sample_scene
+from pipeline.world.shapes import SHAPES
 from pipeline.world.write import decode_mp4
 from schemas.errors import UserError
 
@@ -33,9 +34,10 @@ def test_folders_are_classes(world):
     assert [video["split"] for video in described["videos"]] == ["train"] * 8 + ["test"] * 2
     for video in described["videos"]:
         split, label, name = video["path"].split("/")
-        assert label == video["action"] == ACTIONS[video["index"] % 8]
+        assert label == video["label"] == list(SHAPES)[video["index"] % 6]
+        assert video["motion"] == MOTIONS[video["index"] // 6]
         assert (world / split / label / f"{name}.mp4").is_file()
-        assert video["caption"] == f"a {video['colour']} {video['shape']}"
+        assert video["caption"] == f"a {video['colour']} {label}"
     assert {path.name for path in world.iterdir()} == {"train", "test", "truth"}
     assert not list(world.rglob("*.tmp"))
 

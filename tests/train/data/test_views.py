@@ -1,4 +1,4 @@
-"""Views against a loop that follows VideoMAE's arithmetic to the letter (recipes.md 2.2)."""
+"""Views against a loop that follows VideoMAE's arithmetic to the letter (engine_for_finetuning.py)."""
 
 from __future__ import annotations
 

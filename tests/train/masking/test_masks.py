@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from schemas.config import Mask
 from train.masking.carried_map import FINE
-from train.masking.cells import running_cells
+from train.masking.decoder_cells import running_cells
 from train.masking.masks import (
     MASKS,
     bottom_k,
@@ -208,7 +208,7 @@ def test_without_motion_the_flow_mask_is_a_tube() -> None:
 
 
 def v2_decoder_masks(shape: tuple[int, int, int], skipped: int) -> list[np.ndarray]:
-    """V2's own steps (recipes.md 3.6): a ring queue of ones, then zeros, read from a place that runs on; 1: skipped."""
+    """V2's own steps: a ring queue of ones, then zeros, read from a place that runs on; 1: skipped."""
     t, h, w = shape
     queue = [1] * skipped + [0] * (4 - skipped)
     masks = []

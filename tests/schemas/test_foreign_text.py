@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.foreign import is_utf8, parsed_json, shown, shown_lines
+from schemas.foreign_text import is_utf8, parsed_json, shown, shown_lines
 
 
 @pytest.mark.parametrize(

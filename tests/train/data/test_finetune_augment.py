@@ -16,8 +16,17 @@ from timm.loss import SoftTargetCrossEntropy
 from torch.nn import functional as F
 
 from schemas.errors import UserError
+from train.data.finetune_augment import (
+    GROUP,
+    Mixing,
+    augment_frames,
+    drawing,
+    erase,
+    rand_augment,
+    resized_crop,
+    smoothed,
+)
 from train.data.labelled import dense_frames, segment_frames
-from train.data.recipe import GROUP, Mixing, augment_frames, drawing, erase, rand_augment, resized_crop, smoothed
 from train.models.cubes import IMAGENET_MEAN, IMAGENET_STD
 
 NOTATION = "rand-m7-n4-mstd0.5-inc1"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.data.transfer import on_device
+from train.data.device_copies import on_device
 
 
 class Some(NamedTuple):

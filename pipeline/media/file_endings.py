@@ -28,7 +28,7 @@ class Ending:
         self._container, self._read_to = container, 0
 
     def add(self, packet: Packet[Any]) -> None:
-        """One of any stream."""
+        """Records one packet, whichever stream it belongs to."""
         self._read_to = max(self._read_to, (packet.pos or 0) + packet.size)
 
     def fault(self, path: Path) -> str:

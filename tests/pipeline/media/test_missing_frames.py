@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.media.decoding import decode, iter_frames, read_frames
 from pipeline.media.encoding import Source, reencoded
-from pipeline.media.missing import Loss, Tally
+from pipeline.media.missing_frames import Loss, Tally
 from pipeline.media.probing import probe
 from pipeline.media.video import TruncatedVideo, VideoError
 from schemas.config import Shard

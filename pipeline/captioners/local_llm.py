@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.captioners import seed_of
-from pipeline.captioners.answers import Reply
+from pipeline.captioners.llm_answers import Reply
 from pipeline.runtime.device import torch_device
 from pipeline.runtime.model_check import hub_options
 from pipeline.runtime.model_identity import weights

@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from schemas.atomic import write_json
 from schemas.config import Llm
 from schemas.errors import UserError
-from schemas.foreign import is_utf8, parsed_json
+from schemas.foreign_text import is_utf8, parsed_json
 
 REFUSAL = re.compile(
     r"(i['’]m |i am )?(very )?sorry\b|as an ai\b|i apologi[sz]e\b"

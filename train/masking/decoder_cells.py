@@ -1,4 +1,4 @@
-"""VideoMAE V2's decoder mask (Wang et al. 2023; recipes.md 3.6): running cells."""
+"""VideoMAE V2's decoder mask (Wang et al. 2023): running cells."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,0 +1,49 @@
+"""The comparisons: every row is an experiment that can run, and their figure and tables hold what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tgmae.demo import map_precision, world_table
+from tgmae.demo.comparison import Place, Row
+
+
+@pytest.mark.parametrize("rows", [world_table.rows(), map_precision.rows()], ids=["world_table", "map_precision"])
+def test_every_row_is_an_experiment_of_its_own(rows: list[Row], tmp_path: Path) -> None:
+    place = Place(tmp_path, tmp_path / "results.json")
+    chosen = [place.experiment(row, seed) for row in rows for seed in (0, 1)]
+    assert len({experiment.name for experiment in chosen}) == len(chosen)
+    assert {experiment.pretrain.seed for experiment in chosen} == {0, 1}
+    recipes = {experiment.model_dump_json(exclude={"name"}) for experiment in chosen}
+    assert len(recipes) == len(chosen)  # no two rows are the same run under two names
+    assert all(experiment.workspace == str(tmp_path / "workspace") for experiment in chosen)
+
+
+def test_rows_of_several_tables_are_run_once() -> None:
+    names = [row.name for row in world_table.rows()]
+    in_tables = [row for table in world_table.TABLES.values() for row in table]
+    assert len(names) == len(set(names)) < len(in_tables) + len(world_table.BOUNDS)
+    assert {row.name: row.overrides for row in in_tables if row.name == "half-text-both"} == {
+        "half-text-both": (*world_table.HALF, world_table.BOTH)
+    }
+
+
+def test_the_untrained_row_keeps_its_first_weights(tmp_path: Path) -> None:
+    floor = next(row for row in world_table.rows() if row.name == "untrained")
+    experiment = Place(tmp_path, tmp_path / "results.json").experiment(floor, 0)
+    assert experiment.optim.base_lr * experiment.optim.batch_size / 256 < 1e-11
+
+
+def test_the_figure_has_a_line_for_each_way_and_loss(tmp_path: Path) -> None:
+    runs = [
+        {"row": f"{way}{step}-{loss}", "seed": seed, "object_hidden": step / 4 + seed / 100, "linear": 0.5}
+        for way in ("share", "noise") for loss in ("mae", "both") for step in (1, 2) for seed in (0, 1)
+    ]  # fmt: skip
+    map_precision.figure(runs, tmp_path / "figure.png")
+    image = np.asarray(Image.open(tmp_path / "figure.png"))
+    colours = {tuple(pixel) for pixel in image.reshape(-1, 3) if np.ptp(pixel) > 60}
+    assert len(colours) >= 4

@@ -1,0 +1,133 @@
+"""Runs compared on the embedded world: rows of overrides, seeds, and what each run's encoder came to.
+
+Every run is one of `tgmae run`, so a comparison that is stopped resumes, and rows share their data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.world.write import write_world
+from schemas.atomic import write_json
+from schemas.config import Experiment
+from schemas.workspace import Workspace
+from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
+from tgmae.demo.motion_labels import probe_motion
+from tgmae.run import run
+from train.engine.metrics import FILE, read
+
+BASE = (
+    'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=5", "optim.warmup_epochs=0.5", "probe.views=1",
+    "probe.untrained=false", "pretrain.log_every=5",
+)  # fmt: skip
+"""Next to configs/demo.toml: 300 updates of 64 clips, about a minute of two cores with the probe."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its name (of the runs, too), what a reader is told, and what it changes."""
+
+    name: str
+    title: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a comparison's world, workspace and results are."""
+
+    folder: Path
+    results: Path
+    videos: int = VIDEOS
+    size: int = SIZE
+    world_seed: int = 0
+
+    @property
+    def world(self) -> Path:
+        return self.folder / "world"
+
+    def draw(self) -> None:
+        write_world(self.world, videos=self.videos, test_share=TEST_SHARE, size=self.size, seed=self.world_seed)
+
+    def experiment(self, row: Row, seed: int, base: Sequence[str] = BASE) -> Experiment:
+        seeded = (f'name="{row.name}-s{seed}"', f"pretrain.seed={seed}", f"finetune.seed={seed}")
+        return demo_experiment(self.folder, None, [*base, *row.overrides, *seeded])
+
+
+def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Namespace:
+    """The command line that comparisons share: `place`, `rows`, `seeds` and `base`, next to what it is made of."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("work/world"), help="of the world, its runs and results")
+    parser.add_argument("--seeds", type=int, default=3, help="of training: 0, 1, ...")
+    parser.add_argument("--rows", nargs="+", help="only these", choices=[row.name for row in rows])
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for all rows, such as optim.epochs=2")
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="of the world")
+    parser.add_argument("--world-seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=results)
+    given = parser.parse_args()
+    given.place = Place(given.folder, given.results, videos=given.videos, world_seed=given.world_seed)
+    given.rows = [row for row in rows if not given.rows or row.name in given.rows]
+    given.base = (*BASE, *given.set)
+    return given
+
+
+def compare(
+    place: Place, rows: Sequence[Row], seeds: int, base: Sequence[str] = BASE,
+    more: Callable[[Experiment], dict[str, float]] = lambda experiment: {}, say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """All rows with seed 0, then with seed 1, ...; place.results is written again after each run.
+
+    more: what else to measure of a run. Equal results of an earlier call are found current by `tgmae run`.
+    """
+    place.draw()
+    found: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        for row in rows:
+            say(f"== {row.name}, seed {seed}")
+            experiment, started = place.experiment(row, seed, base), time.perf_counter()
+            run(experiment, say)
+            entry = {"row": row.name, "title": row.title, "seed": seed, **measured(experiment, place.world / "truth")}
+            entry |= more(experiment)
+            found.append(entry | {"seconds": round(time.perf_counter() - started, 1)})
+            write_json(place.results, {"about": about(place, base), "runs": found})
+    return found
+
+
+def measured(experiment: Experiment, truth: Path) -> dict[str, Any]:
+    """Of what a run left: the probes of both axes, retrieval, fine-tuning and the last losses, where there are any."""
+    folder = Workspace(Path(experiment.workspace)).run(experiment.name)
+    found: dict[str, Any] = {}
+    for kind, metrics in {
+        "probe": {"top1": "linear", "top1_knn": "knn", "top1_untrained": "linear_untrained",
+                  "top1_knn_untrained": "knn_untrained", "chance": "chance"},
+        "retrieve": {"text_to_video_r@5": "text_to_video", "r@1": "video_to_video"},
+        "finetune": {"top1": "finetune"},
+    }.items():  # fmt: skip
+        file = folder / kind / "result.json"
+        if kind in experiment.stages and file.is_file():
+            had = json.loads(file.read_bytes())["metrics"]
+            found |= {ours: round(had[theirs], 4) for theirs, ours in metrics.items() if had.get(theirs) is not None}
+    if "probe" in experiment.stages:
+        motion = probe_motion(experiment, truth)
+        found |= {name: motion[name] for name in ("motion", "motion_knn", "motion_chance")}
+    if (folder / FILE).is_file():
+        lines = read(folder / FILE)
+        found["updates"] = lines[-1]["step"]
+        found |= {f"loss_{part}": round(lines[-1][part], 4)
+                  for part in ("reconstruction", "contrastive") if part in lines[-1]}  # fmt: skip
+    return found
+
+
+def about(place: Place, base: Sequence[str]) -> dict[str, Any]:
+    return {
+        "videos": place.videos, "test_share": TEST_SHARE, "size": place.size, "world_seed": place.world_seed,
+        "config": "configs/demo.toml", "overrides": list(base), "machine": platform.machine(),
+        "python": platform.python_version(),
+    }  # fmt: skip
