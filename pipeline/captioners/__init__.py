@@ -7,7 +7,7 @@ row of the manifest, so that nothing is decoded and no cluster is needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,32 +68,21 @@ class RowCaptioner(Protocol):
         ...
 
 
-def _blip2(experiment: Experiment) -> FrameCaptioner:
-    from pipeline.captioners.blip2 import Blip2Captioner  # transformers takes seconds to import
-
-    return Blip2Captioner(experiment.caption.blip2)
-
-
-def _blip(experiment: Experiment) -> FrameCaptioner:
-    from pipeline.captioners.blip import BlipCaptioner
-
-    return BlipCaptioner(experiment.caption.blip)
-
-
-def _lavis(experiment: Experiment) -> FrameCaptioner:
-    from pipeline.captioners.lavis import LavisCaptioner
-
-    return LavisCaptioner(experiment.caption.lavis)
-
-
-SOURCES: dict[str, Callable[[Experiment], FrameCaptioner]] = {"blip2": _blip2, "blip": _blip, "lavis": _lavis}
+SOURCES = {
+    "blip2": "pipeline.captioners.blip2:Blip2Captioner",
+    "blip": "pipeline.captioners.blip:BlipCaptioner",
+    "lavis": "pipeline.captioners.lavis:LavisCaptioner",
+}
+"""Where the class of a source is; it is given the section of the config that has the source's name."""
 
 
 def make_captioner(source: str, experiment: Experiment) -> FrameCaptioner:
     """Loads the model of that source. Raises UserError for an unknown name or a model that cannot be loaded."""
     if source not in SOURCES:
         raise choice_error("source of captions from frames", source, SOURCES)
-    return SOURCES[source](experiment)
+    module, _, name = SOURCES[source].partition(":")
+    captioner: FrameCaptioner = getattr(import_module(module), name)(getattr(experiment.caption, source))
+    return captioner
 
 
 def seed_of(seed: int, *names: object) -> int:
