@@ -1,9 +1,9 @@
 """A sweep runs every experiment with every seed, skips what is done, and tells what failed without stopping for it."""
 
 import json
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import pytest
 
 from schemas.errors import UserError
 from schemas.toml import load_experiment
+from tests.ray_head import CLI, ray_head
 from tgmae.run import DATA
 from tgmae.stages import STAGES
 from tgmae.sweep import experiments
 
 Command = Callable[..., Any]
-TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "optim.epochs=1"]
+TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "mask.text_share=[1.0, 1.0]", "optim.epochs=1"]
 SETS = [word for each in TINY for word in ("--set", each)]
 
 
@@ -72,12 +73,9 @@ def test_a_sweep_and_its_table(
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray cluster of its own process, as a user starts one; it asks for the token that it left in ~/.ray."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
-    subprocess.run([*ray, "get-auth-token", "--generate"], check=True, capture_output=True)
-    subprocess.run([*ray, "start", "--head", "--port=6399", "--num-cpus=4", "--include-dashboard=false",
-                    "--disable-usage-stats"], check=True, capture_output=True)  # fmt: skip
-    yield "127.0.0.1:6399"
-    subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True)
+    subprocess.run([*CLI, "get-auth-token", "--generate"], check=True, capture_output=True)
+    with ray_head(6399, cpus=4, environment=os.environ) as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pipeline.runtime.ray_session import connected, shared_ray
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError
+from tests.ray_head import ray_head
 
 
 def test_stages_in_a_row_share_one_ray() -> None:
@@ -81,21 +81,16 @@ def test_a_long_folder_is_named_before_ray_starts(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_somebody_else_s_ray_is_neither_joined_nor_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_somebody_else_s_ray_is_neither_joined_nor_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither one that runs on the machine nor one that RAY_ADDRESS names, which may be stale."""
-    cli = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
-    start = ["start", "--head", "--port=6401", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
     monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="ray"))
-    subprocess.run([*cli, *start], check=True, capture_output=True)
-    try:
-        theirs = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "runtime_resources"
-        theirs.mkdir(exist_ok=True)
-        for address in ("127.0.0.1:6401", "127.0.0.1:9"):
+    with ray_head(6401, cpus=1, environment=os.environ) as theirs:
+        resources = (Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest").resolve() / "runtime_resources"
+        resources.mkdir(exist_ok=True)
+        for address in (theirs, "127.0.0.1:9"):
             monkeypatch.setenv("RAY_ADDRESS", address)
             with connected(Ray()):
-                assert len(ray.nodes()) == 1 and ray.get_runtime_context().gcs_address != "127.0.0.1:6401"
-                session = Path(ray.get_runtime_context().get_session_name())
-            assert theirs.is_dir() and not list((theirs.parents[1]).glob(session.name))
-    finally:
-        subprocess.run([*cli, "stop", "--force"], check=False, capture_output=True)
-        shutil.rmtree(os.environ["RAY_TMPDIR"])
+                assert len(ray.nodes()) == 1 and ray.get_runtime_context().gcs_address != theirs
+                session = ray.get_runtime_context().get_session_name()
+            assert resources.is_dir() and not list(resources.parents[1].glob(session))
+    shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
