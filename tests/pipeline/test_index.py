@@ -350,7 +350,7 @@ def misbehave(task: str) -> str | NotAVideo:
 
 def test_a_crash_costs_one_video(tmp_path: Path) -> None:
     tasks = ["a", "die", "b", "hang", f"once:{tmp_path / 'once'}", "bad", "c"]
-    found = dict(map_processes(misbehave, tasks, processes=2, time_limit=8))
+    found = dict(map_processes(misbehave, tasks, processes=2, time_limit=20))
     assert [found[number] for number in (0, 2, 6)] == ["A", "B", "C"]
     assert found[4] == tasks[4].upper()
     assert isinstance(found[1], ProcessDied) and str(found[1]).endswith("died, 2 times (signal SIGSEGV)")

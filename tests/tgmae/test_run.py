@@ -131,7 +131,7 @@ def test_a_changed_video_makes_the_index_stale_and_says_so(
 def test_guides_of_other_clips_are_refused(tgmae: Command, finished: Path, tmp_path: Path) -> None:
     config = copied(finished, tmp_path)
     tgmae("shard", tmp_path / "workspace", "--config", config, "--set", "shard.crf=40", "--rebuild")
-    refused = tgmae("pretrain", tmp_path / "workspace", "--config", config, status=2)
+    refused = tgmae("pretrain", tmp_path / "workspace", "--name", "other", "--config", config, status=2)
     assert "was made from other clips" in refused.stderr and "tgmae guide" in refused.stderr
 
 

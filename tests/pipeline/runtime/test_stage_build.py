@@ -92,7 +92,7 @@ def local_ray() -> Iterator[None]:
 def start_ray() -> None:
     paths = {"PYTHONPATH": str(Path(__file__).parent)}  # Ray's workers must find Toy
     options = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
-    ray.init(num_cpus=2, runtime_env={"env_vars": paths}, **options)
+    ray.init(address="local", num_cpus=2, runtime_env={"env_vars": paths}, **options)
 
 
 def visible(folder: Path) -> dict[str, bytes]:
