@@ -144,9 +144,7 @@ def machine() -> dict[str, str]:
 def main() -> None:
     import torch
 
-    if (
-        os.environ.get("OMP_NUM_THREADS") != "1"
-    ):  # read when torch loads; sums differ by threads
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # read when torch loads; sums differ by threads
         arguments = [sys.executable, "-m", "tests.golden.trail", *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
