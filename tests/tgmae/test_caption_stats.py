@@ -54,7 +54,7 @@ def test_stats_of_one_set(workspace: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.startswith('llm: clean {"boilerplate": ["arafed"')
     assert value(result.output, "coverage") == "3 of 4 videos (75.0%), 5 captions, 1.7 a video"
-    assert value(result.output, "failed") == "1 NoCaption"
+    assert value(result.output, "failed") == "1 NoLabel"
     assert value(result.output, "length").startswith("2.4 words")  # 2, 3, 2, 3 and 2
     assert value(result.output, "duplicates") == "40.0% of the captions repeat another, 0.0% one of their own video"
     assert value(result.output, "most frequent") in ("2 times: legs move.", "2 times: Legs move fast.")
