@@ -16,10 +16,15 @@ class UserError(Exception):
     """
 
 
+def nearest(found: str, known: Iterable[str], *, cutoff: float) -> list[str]:
+    """The known name most like `found`, or none."""
+    return difflib.get_close_matches(found[:LONGEST], list(known), n=1, cutoff=cutoff)
+
+
 def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     """An error for an unknown name that lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(found[:LONGEST], names, n=1, cutoff=0.5)
+    near = nearest(found, names, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from schemas.config import Experiment
-from schemas.errors import UserError
+from schemas.errors import UserError, nearest
 
 DEEPEST, LONGEST = 8, 100_000  # names in a key; characters of an override
 
@@ -113,7 +112,7 @@ def _unknown_key(place: list[str]) -> str:
     for name in place[:-1]:
         model = model.model_fields[name].annotation  # type: ignore[assignment]
     known = list(model.model_fields)
-    near = [".".join([*place[:-1], name]) for name in difflib.get_close_matches(place[-1][:80], known, n=1, cutoff=0.6)]
+    near = [".".join([*place[:-1], name]) for name in nearest(place[-1], known, cutoff=0.6)]
     # The right name in the wrong section is as frequent a mistake as a misspelt one.
     near = [key for key in all_keys() if key.rpartition(".")[2] == place[-1]][:1] or near
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"

@@ -79,14 +79,18 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
     return StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
 
 
+def _untested(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in config.items() if name != "testing"}
+
+
 def training_part_of(spec: StageSpec) -> StageSpec:
     """A finetune_spec as a finetune_training_spec."""
-    return replace(spec, config={name: part for name, part in spec.config.items() if name != "testing"})
+    return replace(spec, config=_untested(spec.config))
 
 
 def training_part(record: StageRecord) -> StageRecord:
     """A record of finetune_spec as one of finetune_training_spec."""
-    config = {name: part for name, part in record.config.items() if name != "testing"}
+    config = _untested(record.config)
     spec = StageSpec(stage=record.stage, folder=Path(), config=config, inputs=record.inputs)
     return record.model_copy(update={"config": config, "fingerprint": spec.fingerprint})
 
