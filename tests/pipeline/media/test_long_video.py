@@ -26,4 +26,4 @@ def test_memory_does_not_grow_with_the_video() -> None:
     short, long = peaks(8), peaks(24)
     assert (short["frames"], long["frames"]) == (200, 600)
     for stage in ("shard_mb", "guide_mb"):
-        assert long[stage] < short[stage] + 400, (short, long)  # allocators keep up to 170 MB, by chance
+        assert long[stage] < short[stage] + 400, (short, long)  # was 150; 146 to 163 measured, cause not found
