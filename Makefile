@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUPPORTED := 3.10 to 3.13
-SPREAD := --numprocesses auto --dist loadgroup # tests run side by side, one process a core
+SPREAD := --numprocesses auto --dist loadgroup --no-loadscope-reorder # one process a core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
