@@ -11,8 +11,9 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -115,19 +116,24 @@ def compare(
         for row in rows:
             run(place.experiment(row, 0, base), partial(print, f"{row.name}:"), only=DATA)
     extra.prepare(base)
+    wanted = [partial(compared, place, row, seed, base, extra) for seed in range(seeds) for row in rows]
+    runs: list[dict[str, Any]] = []
+    for runs in side_by_side(wanted, jobs):
+        write_json(place.results, {"about": about(place, base), "runs": runs})
+    return runs
+
+
+def side_by_side(wanted: Sequence[Callable[[], dict[str, Any]]], jobs: int) -> Iterator[list[dict[str, Any]]]:
+    """Calls all of them, `jobs` at a time in processes with a fair share of the cores' threads; after each, the results
+    so far in the order of `wanted`."""
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of the trainers, which inherit it
-    wanted = [(row, seed) for seed in range(seeds) for row in rows]
     found: dict[int, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        places = {
-            pool.submit(compared, place, row, seed, base, extra): number for number, (row, seed) in enumerate(wanted)
-        }
-        for done in as_completed(places):
-            found[places[done]] = done.result()
-            runs = [found[number] for number in sorted(found)]
-            write_json(place.results, {"about": about(place, base), "runs": runs})
-            print(f"{len(found)} of {len(wanted)} runs: {json.dumps(found[places[done]])}", flush=True)
-    return [found[number] for number in sorted(found)]
+        numbers = {pool.submit(call): number for number, call in enumerate(wanted)}
+        for done in as_completed(numbers):
+            found[numbers[done]] = done.result()
+            print(f"{len(found)} of {len(wanted)} runs: {json.dumps(done.result())}", file=sys.stderr, flush=True)
+            yield [found[number] for number in sorted(found)]
 
 
 def compared(place: Place, row: Row, seed: int, base: Sequence[str], extra: Extra) -> dict[str, Any]:
