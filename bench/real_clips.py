@@ -45,6 +45,7 @@ ROWS = {
     "motion-vectors": ("guide=motion-vectors", "mask.kind=motion-vectors"),
     "optical-flow": ("guide=optical-flow", "mask.kind=optical-flow"),
 }
+COLUMNS = ["file", "label", "split_60_40"]  # of shared/ucf20's list
 FEW = 5  # videos a class to fine-tune from
 SMALL = (
     "shard.max_mb=32", "motion.patch=16", "flow.patch=16", "clip.frames=8", "clip.stride=4", "clip.repeats=8",
@@ -67,6 +68,8 @@ class Lists:
     root: Path
     all: Path
     few: Path
+    videos: Sequence[tuple[Path, str, str]]  # labelled, as `listed` gives them
+    more: int  # for pretraining alone, next to those
 
 
 shown = partial(print, file=sys.stderr)
@@ -76,9 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of the labelled videos")
     parser.add_argument("--list", type=Path)
-    parser.add_argument(
-        "--columns", nargs=3, default=["file", "label", "split_60_40"], metavar=("FILE", "LABEL", "SPLIT")
-    )
+    parser.add_argument("--columns", nargs=3, default=COLUMNS, metavar=("FILE", "LABEL", "SPLIT"))
     parser.add_argument("--more", type=Path, action="append", default=[], help="folders of further pretraining video")
     parser.add_argument("--folder", type=Path, default=Path("work/real_clips"), help="of the workspaces")
     parser.add_argument("--epochs", type=int, default=24)
@@ -96,16 +97,8 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    videos = listed(options.data, options.list, options.columns)
-    root = Path(os.path.commonpath([options.data.resolve(), *(folder.resolve() for folder in options.more)]))
-    more = [path for folder in options.more for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS]
-    options.folder.mkdir(parents=True, exist_ok=True)
-    all_list, few_list = options.folder / "all.csv", options.folder / "few.csv"
-    extra = [(path, "", "train") for path in more]
-    write_list(all_list, root, [(path, label, split or "train") for path, label, split in videos] + extra)
-    write_list(few_list, root, few_of_each(videos))
-    found: dict[str, Any] = {"about": about(options, videos, len(more)), "runs": []}
-    lists = Lists(root, all_list, few_list)
+    lists = write_lists(options)
+    found: dict[str, Any] = {"about": about(options, lists), "runs": []}
     with shared_ray():
         for row in options.rows:
             for experiment in experiments(options, lists, row, 0):
@@ -115,6 +108,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if options.results:
             write_json(options.results, found)
     return found
+
+
+def write_lists(options: argparse.Namespace) -> Lists:
+    """Writes the csv of all videos and that of a few a class into options.folder."""
+    videos = listed(options.data, options.list, options.columns)
+    root = Path(os.path.commonpath([options.data.resolve(), *(folder.resolve() for folder in options.more)]))
+    more = [path for folder in options.more for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    lists = Lists(root, options.folder / "all.csv", options.folder / "few.csv", videos, len(more))
+    extra = [(path, "", "train") for path in more]
+    write_list(lists.all, root, [(path, label, split or "train") for path, label, split in videos] + extra)
+    write_list(lists.few, root, few_of_each(videos))
+    return lists
 
 
 def listed(data: Path, file: Path, columns: Sequence[str]) -> list[tuple[Path, str, str]]:
@@ -192,10 +198,11 @@ def result(experiment: Experiment, kind: str, names: dict[str, str]) -> dict[str
     return {ours: round(metrics[theirs], 4) for theirs, ours in names.items() if metrics.get(theirs) is not None}
 
 
-def about(options: argparse.Namespace, videos: Sequence[tuple[Path, str, str]], more: int) -> dict[str, Any]:
-    splits = Counter(split or "pretraining alone" for _, _, split in videos)
+def about(options: argparse.Namespace, lists: Lists) -> dict[str, Any]:
+    splits = Counter(split or "pretraining alone" for _, _, split in lists.videos)
     return {
-        "data": options.data.name, "videos": dict(splits), "more": more, "classes": len({v[1] for v in videos} - {""}),
+        "data": options.data.name, "videos": dict(splits), "more": lists.more,
+        "classes": len({label for _, label, _ in lists.videos} - {""}),
         "epochs": options.epochs, "size": options.size, "overrides": [*SMALL, *FINETUNE, *options.set],
         "few": FEW, "machine": platform.machine(), "python": platform.python_version(),
     }  # fmt: skip

@@ -26,15 +26,15 @@ from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
-from tgmae.demo.motion_labels import probe_motion
+from tgmae.demo.truth_labels import probe_axis
 from tgmae.run import DATA, run
 from train.engine.metrics import FILE, read
 
 BASE = (
-    'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=5", "optim.warmup_epochs=0.5", "probe.views=1",
+    'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=4", "optim.warmup_epochs=0.4", "probe.views=1",
     "probe.untrained=false", "pretrain.log_every=5",
 )  # fmt: skip
-"""Next to configs/demo.toml: 300 updates of 64 clips, about a minute of two cores with the probe."""
+"""Next to configs/demo.toml: 240 updates of 64 clips, about a minute of one core."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def measured(experiment: Experiment, truth: Path) -> dict[str, Any]:
             had = json.loads(file.read_bytes())["metrics"]
             found |= {ours: round(had[theirs], 4) for theirs, ours in metrics.items() if had.get(theirs) is not None}
     if "probe" in experiment.stages:
-        motion = probe_motion(experiment, truth)
+        motion = probe_axis(experiment, truth)
         found |= {name: motion[name] for name in ("motion", "motion_knn", "motion_chance")}
     if (folder / FILE).is_file():
         lines = read(folder / FILE)
