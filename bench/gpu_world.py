@@ -74,6 +74,7 @@ def main() -> None:
     training.add_argument("--results", type=Path, default=RESULTS)
     for each in (making, training):
         each.add_argument("--folder", type=Path, default=FOLDER)
+        each.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
         each.add_argument("--set", action="append", default=[], help="KEY=VALUE for all parts")
     options = parser.parse_args()
     if options.command is None:
@@ -98,7 +99,7 @@ def prepare(options: argparse.Namespace) -> None:
         )
     listed = ["index.format=csv", f"index.list={json.dumps(str(folder / 'motions.csv'))}", "caption.keyframes=1",
               f"workspace={json.dumps(str(folder / 'workspace'))}", "objective.contrastive=0"]  # fmt: skip
-    for name, row in {"control": CONTROL, **ROWS}.items():
+    for name, row in {"control": CONTROL, **{row: ROWS[row] for row in options.rows}}.items():
         made = demo_experiment(folder, folder / "world", [*listed, *SIZES, *row, *options.set, f"name={name}"])
         run(made, only=DATA)
         kept(folder, name, made)
@@ -194,13 +195,13 @@ def train(options: argparse.Namespace) -> None:
     if not (folder / "parts").is_dir():
         sys.exit(f"{folder} has no parts: run `python bench/gpu_world.py prepare` first, and carry the folder here")
     parts = Parts(options)
-    speed = parts.run("tube", "speed", ("pretrain",), "optim.epochs=2", "optim.warmup_epochs=1")
+    speed = parts.run(options.rows[0], "speed", ("pretrain",), "optim.epochs=2", "optim.warmup_epochs=1")
     if speed is None:
         sys.exit(1)
     lines = read(Workspace(Path(speed.workspace)).run("speed") / FILE)
     rate = max(line["clips_per_second"] for line in lines) / speed.optim.batch_size
     real = sorted(path.stem for path in (folder / "parts").glob("real-*.toml"))
-    runs = len(ROWS) * options.seeds + 2 + len(real)  # the control counts twice
+    runs = len(options.rows) * options.seeds + 2 + len(real)  # the control counts twice
     per_epoch = lines[-1]["step"] / 2
     epochs = max(2, int(0.6 * parts.left() / runs * rate / per_epoch))  # the rest: starting, probing
     lasting = (f"optim.epochs={epochs}", f"optim.warmup_epochs={epochs / 10}")
@@ -211,9 +212,9 @@ def train(options: argparse.Namespace) -> None:
         metrics = results(control, "finetune")
         parts.add({"row": "control", "seed": 0, "motion": metrics["top1"]})
     for seed in range(options.seeds):
-        for row in ROWS:
+        for row in options.rows:
             done = parts.run(row, f"{row}-s{seed}", ("pretrain", "probe"), f"pretrain.seed={seed}", *lasting,
-                             f"probe.untrained={str(seed == 0 and row == 'tube').lower()}")  # fmt: skip
+                             f"probe.untrained={str(seed == 0 and row == options.rows[0]).lower()}")  # fmt: skip
             if done is not None:
                 parts.add({"row": row, "seed": seed, **judged(done, folder / "world" / "truth")})
     for row in real:

@@ -1,4 +1,4 @@
-"""The world's axes next to its labels: what frozen features tell of how the named object moves, which no caption says."""
+"""The world's axes next to its labels: what frozen features tell of how the named object moves, not in any caption."""
 
 from __future__ import annotations
 
