@@ -16,6 +16,10 @@ class UserError(Exception):
     """
 
 
+class MissingInput(UserError):
+    """What another stage makes is missing or is not current: nothing is wrong where that stage comes before."""
+
+
 def nearest(found: str, known: Iterable[str], *, cutoff: float) -> list[str]:
     """The known name most like `found`, or none."""
     return difflib.get_close_matches(found[:LONGEST], list(known), n=1, cutoff=cutoff)

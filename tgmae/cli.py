@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from schemas.errors import user_error
 from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
-from tgmae.options import Address, Folder, Given, Set, quoted
-
-OURS = ("schemas", "pipeline", "train", "tgmae")
-KEPT = "what is done is kept, the same command resumes"
-
-
-class _Group(TyperGroup):
-    """Errors meant for people come without a traceback; an interrupt reports that nothing is lost."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] in OURS:
-                raise
-            typer.echo(
-                f"error: this command needs {error.name}, which is not installed: pip install 'tgmae[pipeline]' "
-                "(index to guide) or 'tgmae[train]' (pretrain, finetune, probe, retrieve)",
-                err=True,
-            )
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted; {KEPT}", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:
-            ours = user_error(error)
-            if ours is None:
-                raise
-            typer.echo(f"error: {shown_lines(ours)}", err=True)
-            raise typer.Exit(2) from None
-
+from tgmae.options import KEPT, Address, Folder, Given, Group, Set, quoted
+from tgmae.runs import runs_commands
 
 app = typer.Typer(
     name="tgmae",
-    cls=_Group,
+    cls=Group,
     help="Text-guided masked video pretraining, in stages.",
     epilog="Begin with `tgmae demo`, or with `tgmae index` on your own videos. The stages in a row: `tgmae run`.",
     no_args_is_help=True,
@@ -102,7 +71,7 @@ def run(
     experiment = Given(config, set or [], ray_address).experiment()
     if plan:
         for step in runner.plan(experiment):
-            typer.echo(shown(step))
+            typer.echo(shown(step.line("would be")))
     else:
         runner.run(experiment, lambda line: typer.echo(shown(line)))
 
@@ -151,7 +120,9 @@ def status(
         typer.echo(shown(line))
 
 
-captions = typer.Typer(cls=_Group, help="Describe and compare caption sets.", no_args_is_help=True)
+runs_commands.register(app)
+
+captions = typer.Typer(cls=Group, help="Describe and compare caption sets.", no_args_is_help=True)
 app.add_typer(captions, name="captions")
 
 
