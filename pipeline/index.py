@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
@@ -177,7 +177,8 @@ class _FactsWriter:
 def _kept(parts: Path) -> dict[str, Row]:
     facts: dict[str, Row] = {}
     for part in sorted(parts.glob("[0-9]*.json")):
-        facts |= json.loads(part.read_bytes())
+        with suppress(ValueError):  # what is damaged is probed again
+            facts |= json.loads(part.read_bytes())
     return {path: found for path, found in facts.items() if found.get("error") not in _PASSING}
 
 

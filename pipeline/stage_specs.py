@@ -18,7 +18,7 @@ from pipeline.runtime.model_identity import captioner_identity, keyframes_identi
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import MissingInput, UserError
-from schemas.stage import StageSpec, required_record
+from schemas.stage import StageSpec, present, required_record
 from schemas.workspace import Workspace
 
 
@@ -80,8 +80,11 @@ def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def _classes(workspace: Workspace) -> list[str]:
-    path = workspace.manifest / "classes.json"
-    return [str(name) for name in json.loads(path.read_bytes())["classes"]] if path.is_file() else []
+    path = present(workspace.manifest) / "classes.json"
+    try:
+        return [str(name) for name in json.loads(path.read_bytes())["classes"]] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise MissingInput(f"{path} is damaged: run `tgmae index DATA --out {workspace.root}` first") from error
 
 
 def mixed(name: str) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from schemas import log
 from schemas.errors import UserError
 from schemas.lock import only_writer
 from schemas.stage import FILE, present, replaced_folder, replacement_folder
@@ -59,6 +60,7 @@ def rebuilding(folder: Path) -> Iterator[Path]:
         if place.is_dir():
             shutil.rmtree(place)
         place.mkdir(parents=True)
+        log.keep_in(place)
         yield place
         if place != folder:
             swap(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.runtime.ray_session import shared_ray
+from schemas import log
 from schemas.config import Experiment, StageName
 from schemas.errors import MissingInput, UserError
 from schemas.replacement import settle_all
@@ -34,11 +35,12 @@ class Step:
     action: Action
     reason: str
     moves: tuple[Move, ...] = ()  # of runs, before anything else
-    input_missing: bool = False  # so that nothing is known but that it waits
+    expected: bool = False  # of a pending one: whether it will be made, as far as can be seen
 
     def line(self, verb: str) -> str:
         """`verb`: "is", or in a plan "would be"."""
         made_by = f" (made by `{COMMANDS[self.stage]}`)" if self.stage in COMMANDS and self.works else ""
+        verb = "may be" if self.action == "pending" else verb
         moved = "".join(f"; {str(move).format(verb)}" for move in self.moves)
         return f"{self.stage:<9} {self.action:<8} {self.reason}{made_by}{moved}"
 
@@ -91,16 +93,24 @@ def plan(experiment: Experiment) -> list[Step]:
             waits = [earlier.stage for earlier in steps if earlier.action != "current"]
             if not any(earlier.works for earlier in steps):
                 raise
-            step = Step(stage.name, "pending", f"waits for {', '.join(waits)}", input_missing=True)
+            step = _pending(stage, experiment, f"waits for {', '.join(waits)}", expected=True)
         else:
             needs = set(NEEDS[stage.name])
             if "captions" not in stage.spec(experiment).inputs:  # a guide that is not made from them
                 needs.discard("caption")
             upstream = [earlier.stage for earlier in steps if earlier.action != "current" and earlier.stage in needs]
-            if step.action == "current" and upstream:
-                step = Step(stage.name, "pending", f"rebuilt if {' or '.join(upstream)} changes its input")
+            if upstream and step.works:  # its inputs may be others by then, and so may be what is kept of it
+                reason = f"after {', '.join(upstream)}: {step.action}, {step.reason}"
+                step = _pending(stage, experiment, reason, expected=True)
+            elif upstream:
+                step = _pending(stage, experiment, f"rebuilt if {' or '.join(upstream)} changes its input")
         steps.append(step)
     return steps
+
+
+def _pending(stage: Stage, experiment: Experiment, reason: str, *, expected: bool = False) -> Step:
+    move = stage.displaces(experiment)
+    return Step(stage.name, "pending", reason, () if move is None else (move,), expected)
 
 
 NEEDS = {
@@ -137,14 +147,14 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
             if step.works:
                 if stage.name not in DATA:
                     ray.close()  # training has the machine to itself
-                stage.run(experiment)
+                _run_logged(stage, step, experiment)
 
 
 def _check_models(experiment: Experiment, steps: Sequence[Step], only: Sequence[str] | None) -> None:
     """Raises UserError, before hours of other stages, when a model of one that will be made cannot be had."""
     for stage, step in zip(_wanted(experiment), steps, strict=True):
         asked = only is None or stage.name in only
-        if asked and stage.check is not None and (step.works or step.input_missing):
+        if asked and stage.check is not None and (step.works or step.expected):
             stage.check(experiment)
 
 
@@ -164,8 +174,14 @@ def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = prin
             f"{stage.spec(experiment).folder} has another config or other inputs: {step.reason}. Nothing was done. "
             + kept
         )
-    stage.run(experiment)
+    _run_logged(stage, step, experiment)
     say(decide(stage, experiment).line("is"))
+
+
+def _run_logged(stage: Stage, step: Step, experiment: Experiment) -> None:
+    with log.capturing():
+        log.note(step.line("is"))
+        stage.run(experiment)
 
 
 def _wanted(experiment: Experiment) -> list[Stage]:

@@ -23,7 +23,7 @@ from schemas.stage import StageSpec
 from schemas.toml import dump
 from schemas.workspace import Workspace, checked_name
 from train import specs
-from train.engine.run_folder import Held, Move, look
+from train.engine.run_folder import Held, Move, displaced, look
 
 
 class Found(NamedTuple):
@@ -42,6 +42,7 @@ class Stage:
     run: Callable[[Experiment], None]
     wanted: Callable[[Experiment], bool] = lambda experiment: True
     look: Callable[[StageSpec], Found] = lambda spec: _built(spec)  # in its folder, without changing anything
+    displaces: Callable[[Experiment], Move | None] = lambda experiment: None  # what any other run here moves aside
     check: Callable[[Experiment], None] | None = None  # whether its models can be had: within seconds, before any work
 
 
@@ -57,6 +58,14 @@ def _trained(spec: StageSpec) -> Found:
 def _tuned(spec: StageSpec) -> Found:
     training = specs.training_part_of(spec)
     return _found(training, look(training, specs.training_part))
+
+
+def _run(experiment: Experiment) -> Move | None:
+    return displaced(Workspace(Path(experiment.workspace)).run(experiment.name))
+
+
+def _tuning(experiment: Experiment) -> Move | None:
+    return displaced(Workspace(Path(experiment.workspace)).run(experiment.name) / "finetune", specs.training_part)
 
 
 def _found(spec: StageSpec, held: Held) -> Found:
@@ -168,8 +177,8 @@ STAGES = (
         _embedded,
         check=lambda experiment: _check_guide(_embeddings(experiment)),
     ),
-    Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain"), _trained, _check_model),
-    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), _tuned),
+    Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain"), _trained, _run, _check_model),
+    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), _tuned, _tuning),
     Stage("probe", specs.probe_spec, _probe, _asked("probe"), _measured),
     Stage("retrieve", specs.retrieve_spec, _retrieve, _asked("retrieve"), _measured),
 )

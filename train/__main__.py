@@ -9,6 +9,7 @@ from pathlib import Path
 from schemas.config import Experiment
 from schemas.errors import UserError, user_error
 from schemas.foreign_text import shown_lines
+from schemas.log import capturing
 from schemas.signals import end_with_parent, exit_on_sigterm
 from schemas.toml import load_experiment
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exit_on_sigterm(f"{options.stage}: terminated; what is done is kept, the same command resumes")
     try:
         experiment = load_experiment(options.config, options.overrides)
-        COMMANDS[options.stage](experiment, options.rebuild)
+        with capturing():
+            COMMANDS[options.stage](experiment, options.rebuild)
     except (UserError, OSError) as error:
         ours = user_error(error)
         if ours is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.units import Unit
+from schemas import log
 from schemas.atomic import TEMPORARY, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -44,6 +45,7 @@ def building(spec: StageSpec, units: Sequence[Unit] = ()) -> Iterator[Path | Non
             yield None
             return
         folder = _prepared(spec, units)
+        log.keep_in(folder)
         yield folder
         _remove_leftovers(folder)
         shutil.rmtree(folder / PARTS)

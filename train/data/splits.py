@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.stage import present
 from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table
 from schemas.workspace import Workspace
 from train.data.videos import Videos
@@ -25,7 +26,7 @@ def with_test_split(experiment: Experiment, section: Section) -> Experiment:
     options = getattr(experiment, section)
     if options.test_split:
         return experiment
-    index = Workspace(Path(experiment.workspace)).clips / "index.parquet"
+    index = present(Workspace(Path(experiment.workspace)).clips) / "index.parquet"
     labelled: set[str] = set()
     if index.is_file():
         clips = read_table(index, CLIP_INDEX).select(["label", "split"])

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
+from schemas import log
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -48,10 +49,11 @@ def prepare(experiment: Experiment, spec: StageSpec, held: Held, outputs: Sequen
     # stage.json first: should we be stopped between, the rest counts as incomplete, never as whole.
     (spec.folder / RECORD).unlink(missing_ok=True)
     if held.checkpoint is None:
-        for name in (*outputs, METRICS):
+        for name in (*outputs, METRICS, log.FILE):
             (spec.folder / name).unlink(missing_ok=True)
         for name in (checkpoint_files.FOLDER, "tensorboard"):
             if (spec.folder / name).is_dir():
                 shutil.rmtree(spec.folder / name)
     checkpoint_files.clean(spec.folder)
+    log.keep_in(spec.folder)
     write_bytes(spec.folder / CONFIG, dump(experiment).encode())

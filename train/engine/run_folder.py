@@ -63,6 +63,15 @@ def look(spec: StageSpec, part: Part = _whole) -> Held:
     return Held(before, _held_by(kept, spec, part)[1], aside, Move(kept, spec.folder))
 
 
+def displaced(folder: Path, part: Part = _whole) -> Move | None:
+    """Where the run in a folder goes when another one takes its place; None where there is no run."""
+    record = read_record(folder)
+    if record is not None:
+        return Move(folder, free_name(folder, part(record).fingerprint))
+    found = checkpoint_files.newest(folder)
+    return None if found is None else Move(folder, free_name(folder, str(found[1]["spec"]["fingerprint"])))
+
+
 def kept_run(spec: StageSpec, part: Part = _whole) -> Path | None:
     """The folder of this run where it was set aside: the finished one, else one that can be resumed."""
     finished, begun = [], []
