@@ -16,7 +16,7 @@ from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
-from pipeline.datasets import FORMATS, Entry, Listing, Source
+from pipeline.datasets import Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.media.probing import VideoFacts, probe
 from pipeline.media.processes import ProcessDied, map_processes
@@ -31,6 +31,7 @@ from schemas.config import Experiment, Index
 from schemas.errors import UserError
 from schemas.foreign_text import shown
 from schemas.progress import Progress
+from schemas.registry import FORMATS
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 

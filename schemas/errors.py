@@ -25,12 +25,16 @@ def nearest(found: str, known: Iterable[str], *, cutoff: float) -> list[str]:
     return difflib.get_close_matches(found[:LONGEST], list(known), n=1, cutoff=cutoff)
 
 
+def hint(found: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'NAME'?" with the known name most like `found`; empty where none is."""
+    near = nearest(found, known, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     """An error for an unknown name that lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = nearest(found, names, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
+    return UserError(f"unknown {what} {found!r}.{hint(found, names)} Allowed: {', '.join(names)}.")
 
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.atomic import write_json
-from schemas.errors import MissingInput, UserError
+from schemas.errors import MissingInput, UserError, nearest
 
 SCHEMA_VERSION = 1  # raise it when the meaning of a stage's files changes: everything is then stale
 FILE = "stage.json"
@@ -169,7 +169,10 @@ def required_record(folder: Path, command: str) -> StageRecord:
     record = read_record(folder)
     if record is None:
         state = "is incomplete" if folder.is_dir() else "is missing"
-        raise MissingInput(f"{folder} {state}: run `{command}` first")
+        near = [] if folder.is_dir() else nearest(
+            folder.name, [path.parent.name for path in folder.parent.glob(f"[!.]*/{FILE}")], cutoff=0.8)  # fmt: skip
+        meant = f" (there is {near[0]!r})" if near else ""
+        raise MissingInput(f"{folder} {state}{meant}: run `{command}` first")
     return record
 
 

@@ -5,8 +5,6 @@ The trainer never shares a process with Ray, a captioner or CLIP.
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pipeline.runtime.stage_folder import begun_in
 from schemas.atomic import write_bytes
 from schemas.config import Experiment, caption_source
 from schemas.errors import UserError
+from schemas.signals import exit_status
 from schemas.stage import StageSpec
 from schemas.toml import dump
 from schemas.workspace import Workspace, checked_name
@@ -217,8 +216,6 @@ def _train(command: str, experiment: Experiment, *options: str) -> None:
     config = Workspace(Path(experiment.workspace)).root / "experiments" / f"{name}.toml"
     write_bytes(config, dump(experiment).encode())
     process = [sys.executable, "-m", "train", command, str(config), "--end-with-parent", *options]
-    result = subprocess.run(process)
-    if result.returncode in (-signal.SIGINT, 130):
-        raise KeyboardInterrupt
-    if result.returncode:
-        raise UserError(f"{command} ended with status {result.returncode}: see the error above")
+    status = exit_status(process)
+    if status:
+        raise UserError(f"{command} ended with status {status}: see the error above")

@@ -87,7 +87,7 @@ class Experiment(Section):
             if caption_source(part) not in CAPTION_SOURCES and ":" not in part:
                 raise ValueError(f"{choice_error('caption source', part, CAPTION_SOURCES)} Or module:ClassName.")
         if self.guide not in GUIDES and ":" not in self.guide:
-            raise ValueError(f"guide = {self.guide!r} is not one of {', '.join(GUIDES)}, nor module:ClassName")
+            raise ValueError(f"{choice_error('guide', self.guide, GUIDES)} Or module:ClassName.")
         masked = self.objective.kind == "mae"  # ARVideo reads no mask
         if masked and kind in ("top-k", "bottom-k", "motion-vectors", "motion-box") and self.guide in UNRANKED:
             raise ValueError(f"mask.kind = {kind!r} ranks score maps, which guide = {self.guide!r} has not")

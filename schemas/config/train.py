@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.config.section import NotNegative, Positive, Rate, Section, Share, Unit
+from schemas.registry import MASKS
 
 
 def check_schedule(warmup_epochs: float, epochs: int) -> None:
@@ -30,7 +31,7 @@ class Clip(Section):
 
 class Mask(Section):
     # top-k, bottom-k and motion-vectors rank the guide's scores, optical-flow carries a random map along its flow
-    kind: Literal["top-k", "bottom-k", "tube", "random", "motion-vectors", "motion-box", "optical-flow"] = "top-k"
+    kind: Annotated[str, AfterValidator(MASKS.checked)] = "top-k"
     any_guide: bool = False  # motion-vectors and motion-box may rank the scores of a guide that is not of motion
     ratio: Share = 0.6
     # top-k: share of the hidden tokens that scores choose, at the first and at the last epoch, linear between; the rest

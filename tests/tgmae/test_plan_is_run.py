@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import caption, index, shard
-from pipeline.guides import Scores, recipes
+from pipeline.guides import Scores, text
 from pipeline.runtime import stage_build
 from pipeline.world.write import write_world
 from schemas.config import Experiment
@@ -113,7 +113,7 @@ def quick() -> Iterator[None]:
         patch.setattr(stage_build, "keep_result", fused(stage_build.keep_result))
         for module in (stage_build, index, records):
             patch.setattr(module, "write_record", fused(module.write_record))  # type: ignore[attr-defined]
-        patch.setattr(recipes, "_make_embeddings", Embedder)
+        patch.setattr(text, "_make_embeddings", Embedder)
         patch.setattr(checkpoint, "save", fused(checkpoint.save))
         patch.setattr(Loop, "train", train)
         patch.setattr(stages, "_train", in_process)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.lock import only_writer
+from schemas.registry import MASKS
 from schemas.stage import read_record
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
@@ -28,7 +29,6 @@ from train.data.videos import open_videos
 from train.engine.checkpoint_files import steps
 from train.engine.loop import Loop
 from train.engine.metrics import read, truncate
-from train.masking.masks import MASKS
 from train.models.objective import build_model, model_config
 from train.models.videomae import PretrainModel
 from train.pretrain import run_pretrain

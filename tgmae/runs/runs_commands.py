@@ -30,7 +30,7 @@ class _ListByDefault(Group):
 def register(app: typer.Typer) -> None:
     runs = typer.Typer(cls=_ListByDefault, no_args_is_help=True, rich_markup_mode="rich")
     for name, command, example in (
-        (LIST, list_runs, "tgmae runs work/ssv2"),
+        (LIST, list_runs, "tgmae runs list work/ssv2, or tgmae runs work/ssv2"),
         ("rename", rename, "tgmae runs rename work/ssv2 pretrain text-60"),
         ("restore", restore, "tgmae runs restore work/ssv2 pretrain.0123456789abcdef"),
         ("remove", remove, "tgmae runs remove work/ssv2 pretrain.0123456789abcdef guides/.text-blip2.building"),
