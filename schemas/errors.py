@@ -16,17 +16,25 @@ class UserError(Exception):
     """
 
 
+class MissingInput(UserError):
+    """What another stage makes is missing or is not current: nothing is wrong where that stage comes before."""
+
+
 def nearest(found: str, known: Iterable[str], *, cutoff: float) -> list[str]:
     """The known name most like `found`, or none."""
     return difflib.get_close_matches(found[:LONGEST], list(known), n=1, cutoff=cutoff)
 
 
+def hint(found: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'NAME'?" with the known name most like `found`; empty where none is."""
+    near = nearest(found, known, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     """An error for an unknown name that lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = nearest(found, names, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
+    return UserError(f"unknown {what} {found!r}.{hint(found, names)} Allowed: {', '.join(names)}.")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

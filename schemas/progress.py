@@ -6,6 +6,7 @@ A log file gets whole lines, never carriage returns.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
@@ -21,6 +22,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from schemas import log
+
 EVERY = 15.0  # seconds between two plain lines
 
 console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -35,12 +38,15 @@ class Progress:
         self._printed = self._began
         self._notes: dict[str, str] = {}
         self._bar: Bar | None = None
+        self._drawn = ExitStack()
 
     def start(self) -> Progress:
         if not self.hidden and console.is_terminal:
+            console.file = self._drawn.enter_context(log.past_log(console.print))
+            self._drawn.callback(setattr, console, "file", None)  # stderr again, whatever that is then
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(self.unit),
                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[notes]}"))  # fmt: skip
-            self._bar = Bar(*columns, console=console)
+            self._bar = Bar(*columns, console=console, redirect_stderr=not log.active())
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, notes="")
             self._bar.start()
         return self
@@ -48,7 +54,8 @@ class Progress:
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self.hidden:
+            self._drawn.close()
+        if not self.hidden:
             self._print()
 
     def __enter__(self) -> Progress:
@@ -66,7 +73,7 @@ class Progress:
         if self._bar is not None:
             shown = ", ".join(f"{name} {value}" for name, value in self._notes.items())
             self._bar.update(self._task, completed=self.done, notes=shown)
-        elif not self.hidden and time.monotonic() - self._printed >= EVERY:
+        if not self.hidden and time.monotonic() - self._printed >= EVERY:
             self._print()
 
     def _print(self) -> None:
@@ -75,7 +82,11 @@ class Progress:
         left = f", {_clock((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         notes = "".join(f", {name} {value}" for name, value in self._notes.items())
         pace = f", {rate:.3g} {self.unit}s/s" if rate > 0 else ""
-        console.print(f"{self.title}: {self.done} of {self.total} {self.unit}s{pace}{left}{notes}")
+        line = f"{self.title}: {self.done} of {self.total} {self.unit}s{pace}{left}{notes}"
+        if self._bar is None:
+            console.print(line)
+        else:
+            log.note(line)
 
 
 class _Rate(ProgressColumn):

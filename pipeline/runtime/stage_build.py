@@ -99,7 +99,10 @@ def kept_results(folder: Path) -> dict[int, ShardResult]:
     """By shard, the results whose files are all there with their sizes."""
     found = {}
     for path in (folder / PARTS).glob("[0-9]*.json"):
-        part: dict[str, Any] = json.loads(path.read_bytes())
+        try:
+            part: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError:  # damaged: made again
+            continue
         sizes = part.pop("sizes", {})
         files = {name: folder / name for name in part["files"]}
         if all(file.is_file() and file.stat().st_size == sizes.get(name) for name, file in files.items()):
