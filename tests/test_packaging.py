@@ -28,7 +28,12 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 DISTRIBUTION = {  # where the import has another name
     "PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch"
 }  # fmt: skip
-OPTIONAL = {"wandb", "lavis"}  # imported only where it is asked for, with an error that says how to get it
+OPTIONAL = {
+    "wandb",
+    "lavis",
+    "starlette",
+    "uvicorn",
+}  # where asked for, with an error that says how to get it
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
 
 

@@ -12,6 +12,7 @@ from schemas.errors import user_error
 from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
+from tgmae.inspector import view_commands
 from tgmae.options import Address, Folder, Given, Set, quoted
 
 OURS = ("schemas", "pipeline", "train", "tgmae")
@@ -73,6 +74,7 @@ def _options(
 
 
 stage_commands.register(app)
+view_commands.register(app)
 
 
 @app.command()
