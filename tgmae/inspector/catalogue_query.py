@@ -124,8 +124,8 @@ def videos(base: sqlite3.Connection, wanted: Asked, *, first: int | None = None,
     return base.execute(
         f"SELECT video.*, said.words AS words, said.captions AS captions, guided.maps AS maps, guided.score AS score, "
         "guided.entropy AS entropy, guided.hidden AS hidden, guided.iou AS iou, "
-        "(SELECT text FROM caption WHERE caption.video = video.id AND caption.source = "
-        "(SELECT id FROM source WHERE name = :captions) ORDER BY number LIMIT 1) AS text "
+        "(SELECT text FROM caption WHERE caption.video = video.id ORDER BY text NOT LIKE :first_term ESCAPE '\\', "
+        "source != (SELECT id FROM source WHERE name = :captions), number LIMIT 1) AS text "
         f"FROM {tables} WHERE {where} ORDER BY {order} LIMIT :most OFFSET :first",
         values | {"most": most, "first": offset},
     ).fetchall()
@@ -133,7 +133,9 @@ def videos(base: sqlite3.Connection, wanted: Asked, *, first: int | None = None,
 
 def _from(wanted: Asked) -> tuple[str, str, dict[str, Any]]:
     """The tables, the condition and its values. The table that is sorted by comes first, so that its index is used."""
-    values: dict[str, Any] = {"captions": wanted.captions, "guide": wanted.guide}
+    # A caption that was searched for is the one that is shown.
+    values: dict[str, Any] = {"captions": wanted.captions, "guide": wanted.guide,
+                              "first_term": _like((wanted.q.split() or [""])[0])}  # fmt: skip
     said = "said.source = (SELECT id FROM source WHERE name = :captions)"
     guided = "guided.guide = (SELECT id FROM guide WHERE name = :guide)"
     texts = f"LEFT JOIN said ON said.video = video.id AND {said}"
@@ -160,7 +162,7 @@ def _from(wanted: Asked) -> tuple[str, str, dict[str, Any]]:
             where.append(f"video.id IN (SELECT rowid FROM found WHERE found MATCH :{name})")
             values[name] = '"' + term.replace('"', '""').replace("\0", "") + '"'
         else:  # shorter than what the search knows
-            values[name] = "%" + term.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
+            values[name] = _like(term)
             like = f"LIKE :{name} ESCAPE '\\'"
             inside = " OR ".join(
                 f"EXISTS (SELECT 1 FROM {table} WHERE {table}.video = video.id AND {table}.{column} {like})"
@@ -168,6 +170,10 @@ def _from(wanted: Asked) -> tuple[str, str, dict[str, Any]]:
             )
             where.append(f"(video.video_id {like} OR video.label_text {like} OR {inside})")
     return tables, " AND ".join(where), values
+
+
+def _like(term: str) -> str:
+    return "%" + term.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
 
 
 def video(base: sqlite3.Connection, key: str) -> sqlite3.Row | None:

@@ -70,7 +70,8 @@ def test_no_sort_sorts_all_videos_for_a_page(base: sqlite3.Connection, sort: str
 
     class Explained:
         def execute(self, statement: str, values: Any) -> Any:
-            plans.extend(row["detail"] for row in base.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+            plan = base.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            plans.extend(row["detail"] for row in plan if not row["parent"])  # a video's own captions are few
             return base.execute(statement, values)
 
     query.videos(Explained(), query.asked({"sort": sort, "order": order}, query.choices(base)))  # type: ignore[arg-type]

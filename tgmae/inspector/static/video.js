@@ -138,9 +138,10 @@ function settle() {
   $("ratio-value").textContent = form.ratio.value;
   $("share-value").textContent = form.share.value;
 }
-function query(guide, kind) {
+function query(guide, kind, entry = form.entry.value) {
   const fields = { run: form.run.value, guide, kind };
-  for (const name of ["ratio", "share", "crop", "seed", "epoch", "repeat", "entry"]) fields[name] = form[name].value;
+  for (const name of ["ratio", "share", "crop", "seed", "epoch", "repeat"]) fields[name] = form[name].value;
+  fields.entry = entry;
   return new URLSearchParams(fields);
 }
 async function draw() {
@@ -153,7 +154,7 @@ async function draw() {
   try {
     const [a, b] = await Promise.all([
       json(`/api/draw/${page.key}?${query(guide, kind)}`, signal),
-      beside ? json(`/api/draw/${page.key}?${query(beside, kindBeside)}`, signal) : null,
+      beside ? json(`/api/draw/${page.key}?${query(beside, kindBeside, "drawn")}`, signal) : null,
     ]);
     drawn = { ...a, guide };
     other = b && { ...b, guide: beside };
