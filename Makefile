@@ -54,7 +54,7 @@ demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
 
 pictures: $(READY) ## the README's pictures, from the demo's workspace (make demo)
-	$(BIN)/tgmae show work/demo/workspace --out docs --pages
+	$(BIN)/tgmae show work/demo/workspace --out docs --video test/star/00981.mp4
 
 screenshots: $(READY) ## the docs' screenshots of the inspector, from the demo's workspace; needs Chromium
 	TGMAE_SCREENSHOTS=work/demo/workspace $(BIN)/python -m pytest -q tests/tgmae/inspector/test_browser.py -k screenshots

@@ -18,11 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from schemas.errors import UserError
+from schemas.events import FILE, read_since
 from schemas.foreign_text import shown
 from schemas.workspace import Workspace
 from tgmae.demo.clip_views import token_grid
 from tgmae.inspector import catalogue_query as query
-from tgmae.inspector import frame_pictures, live_events, run_views
+from tgmae.inspector import frame_pictures, run_views
 from tgmae.inspector.catalogue import stage_folders
 from tgmae.inspector.drawn_clips import Clips, Wanted, as_the_run, experiment_of, hidden_in_words, run_names, wanted_of
 from tgmae.inspector.index_keeper import Keeper
@@ -32,6 +33,7 @@ from train.reconstructions import STATISTICS, centre_attention, load_checkpoint,
 
 MOST_MAP = 4_000_000  # bytes of a video's map that are sent; longer ones are thinned
 MOST_FRAMES = 64  # of a strip
+TAIL = 400_000  # bytes of the event log that a page gets when it begins
 KEPT = 256  # pictures kept in memory
 BINS = 32
 
@@ -196,7 +198,7 @@ class Answers:
         return _image(frame_pictures.jpeg(picture, 92), {"X-Error": f"{made.error:.4f}"})
 
     def events(self, request: Request) -> Response:
-        return JSONResponse(live_events.since(self.site.workspace.root, _whole(request, "after")))
+        return JSONResponse(read_since(self.site.workspace.root / FILE, _whole(request, "after"), tail=TAIL))
 
     def state(self, request: Request) -> Response:
         keeper = self.site.keeper

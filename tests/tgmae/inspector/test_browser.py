@@ -215,7 +215,7 @@ def test_the_mask_follows_every_control(page: Any) -> None:
         "#histogram-text",
         lambda: page.locator("#slice").fill("1"),
         read="e => e.textContent + e.previousElementSibling.innerHTML",
-    )  # noqa: E501
+    )
     assert "cut" in page.inner_html("#histogram")
     changed(page, "#strips", lambda: page.select_option("[name=other]", "motion-vectors"), read=SEEN)
     page.wait_for_function("() => /IoU \\d/.test(document.querySelector('#difference-text').textContent)")
