@@ -69,7 +69,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only results and errors.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Progress as JSON, a line an event, on stderr (docs/inspector.md).")
+    ] = False,
 ) -> None:
+    if quiet or json:
+        from schemas.progress import choose_style
+
+        choose_style("quiet" if quiet else "json")
     exit_on_sigterm(f"terminated; {KEPT}")
 
 

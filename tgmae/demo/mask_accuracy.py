@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.world.write import load_truth
+from pipeline.world.truth import load_truth
 from schemas.config import Experiment
 from tgmae.demo.clip_views import Array, View, guided_views, token_grid
 from train.data.augment import resample_map

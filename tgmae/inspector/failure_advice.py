@@ -7,6 +7,7 @@ from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record
+from schemas.toml import load_experiment
 from schemas.workspace import Workspace
 
 
@@ -38,8 +39,23 @@ def retry_command(workspace: Workspace, folder: str, video_id: str) -> str:
         "features": f"tgmae features {root}",
         "guides": f"tgmae guide {root}{_guide_options(name)}",
     }.get(kind, f"tgmae status {root}")
-    # A finished stage is current, with its failures: it is made again once its record is out of the way.
-    return f"rm -r {shlex.quote(str(workspace.root / folder))} && {made}" if kind != "runs" else made
+    # A finished stage is current, with its failures: it is made again where it is out of the way. Hidden, so that no
+    # command takes it for a stage; with the config that it was made with, where a run has kept that.
+    kept = workspace.root / folder
+    before = shlex.quote(str(kept.with_name(f".{kept.name}.before")))
+    configs = sorted((workspace.root / "experiments").glob("*.toml"), key=lambda path: -path.stat().st_mtime)
+    again = f"tgmae run {shlex.quote(str(configs[0]))}" if configs and _builds(configs[0], folder) else made
+    return f"mv {shlex.quote(str(kept))} {before} && {again}"
+
+
+def _builds(config: Path, folder: str) -> bool:
+    """Whether an experiment makes that stage's folder."""
+    try:
+        experiment = load_experiment(config)
+    except UserError:
+        return False
+    kind, _, name = folder.partition("/")
+    return kind == "clips" or name in (experiment.captions, experiment.guide_name)
 
 
 def _record(folder: Path) -> StageRecord | None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.world.truth import load_truth
 from schemas.errors import UserError
 from schemas.stage import read_record
 from schemas.workspace import Workspace
 from tgmae.demo.clip_views import View
 from tgmae.demo.mask_accuracy import object_patches
 from tgmae.inspector.drawn_clips import DrawnClip
+from train.data.augment import resample_map
 from train.masking.masks import top_k
 
 
@@ -44,7 +46,22 @@ def object_of(drawn: DrawnClip, truth: Path | None, grid: tuple[int, int, int]) 
         return None
 
 
-def what_stands_out(drawn: DrawnClip, object_THW: NDArray[np.bool_] | None) -> list[str]:
+def movement(drawn: DrawnClip, truth: Path | None) -> float:
+    """How far the object's middle moves within a time slice, in patches, at most; 0 where it is not known."""
+    if truth is None or not (truth / drawn.meta.video_id).with_suffix(".npz").is_file():
+        return 0.0
+    t, h, w = drawn.hidden_THW.shape
+    visible_THW = load_truth((truth / drawn.meta.video_id).with_suffix(".npz"))[drawn.frames_T].astype(np.float64)
+    covered = resample_map(visible_THW, drawn.crop, (4 * h, 4 * w)).reshape(t, -1, 4 * h, 4 * w)
+    total = covered.sum((2, 3))
+    if (total == 0).any() or covered.shape[1] < 2:
+        return 0.0
+    rows, columns = (np.arange(4 * side) / 4 for side in (h, w))
+    middle = np.stack([(covered.sum(3) @ rows) / total, (covered.sum(2) @ columns) / total], -1)
+    return float(np.linalg.norm(middle[:, -1] - middle[:, 0], axis=-1).max())
+
+
+def what_stands_out(drawn: DrawnClip, object_THW: NDArray[np.bool_] | None, truth: Path | None = None) -> list[str]:
     """Why a mask is as it is, in words: what one sees when one looks for it."""
     said, hidden = [], drawn.hidden_THW
     label, caption = drawn.meta.label_text, drawn.captions[drawn.entry] if drawn.entry < len(drawn.captions) else ""
@@ -64,6 +81,10 @@ def what_stands_out(drawn: DrawnClip, object_THW: NDArray[np.bool_] | None) -> l
             on, beside = scores[object_THW].mean(), scores[~object_THW].mean()
             said.append(f"Of the {count} best-scored patches, as many as the object covers, {off} lie beside it; "
                         f"mean score on it {on:.0f}, beside it {beside:.0f} of 255.")  # fmt: skip
+        moved = movement(drawn, truth)
+        if moved >= 1:
+            far = f"by up to {moved:.1f} patches"
+            said.append(f"The object moves {far} within a time slice: one mask cannot fit all of its frames.")
         if count <= 4 * len(object_THW):
             said.append("The object is small: a patch more or less is a large part of its overlap.")
     if scores is not None:

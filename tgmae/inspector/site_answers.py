@@ -147,7 +147,7 @@ class Answers:
         return JSONResponse({
             "frames": drawn.frames_T.tolist(), "tubelet": experiment.model.tubelet, "shape": drawn.hidden_THW.shape,
             "hidden": _bits(drawn.hidden_THW), "object": None if object_THW is None else _bits(object_THW),
-            "why": [shown(line) for line in what_stands_out(drawn, object_THW)],
+            "why": [shown(line) for line in what_stands_out(drawn, object_THW, self.site.keeper.truth)],
             "scores": None if scores is None else scores.round(2).reshape(-1).tolist(),
             "crop": [crop.left, crop.top, crop.width, crop.height, int(crop.flip)],
             "frame": [crop.frame_width, crop.frame_height], "entry": drawn.entry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.atomic import write_bytes
@@ -41,10 +42,11 @@ def show(
     run = run or (names[0] if names else None)
     experiment = experiment_of(workspace, run)
     row = find_row(clips, video, experiment.guide_name)
+    chosen = _Chosen(clips, experiment, row, run, checkpoint)
     written: list[Path] = []
     for name in wanted:
         try:
-            written += _written(name, clips, experiment, row, run, out, formats, checkpoint, say)
+            written += _written(name, chosen, out, formats, say)
         except UserError as error:
             say(f"{name}: not drawn: {error}")
     if not written:
@@ -52,23 +54,26 @@ def show(
     return written
 
 
-def _written(
-    name: str,
-    clips: Clips,
-    experiment: Experiment,
-    row: int,
-    run: str | None,
-    out: Path,
-    formats: Sequence[str],
-    checkpoint: tuple[str, Statistics],
-    say: Callable[[str], None],
-) -> list[Path]:
+@dataclass(frozen=True)
+class _Chosen:
+    """What is drawn: a video, and the run that it is drawn with."""
+
+    clips: Clips
+    experiment: Experiment
+    row: int
+    run: str | None
+    checkpoint: tuple[str, Statistics]
+
+
+def _written(name: str, chosen: _Chosen, out: Path, formats: Sequence[str], say: Callable[[str], None]) -> list[Path]:
+    clips, experiment, row, run = chosen.clips, chosen.experiment, chosen.row, chosen.run
     if name == "contrastive":
         sheet, figure = None, figures.contrastive_figure(clips.workspace)
     elif name == "reconstruction":
         if run is None:
             raise UserError("there is no run yet (tgmae pretrain)")
-        sheet = figures.reconstruction_sheet(clips, run, row, weights=checkpoint[0], statistics=checkpoint[1])
+        weights, statistics = chosen.checkpoint
+        sheet = figures.reconstruction_sheet(clips, run, row, weights=weights, statistics=statistics)
         figure = figures.draw_sheet(sheet)
     else:
         sheet = figures.mask_sheet(clips, experiment, row)
