@@ -2,8 +2,8 @@
 understand them.
 
 `pipeline.world.write` draws the videos; `models/clip` (open_clip) and `models/blip2` (transformers) are trained on
-them by `python -m pipeline.world.train_models`. Nothing outside this package knows of the world: its folders are read by the
-code that reads anyone's videos and anyone's models.
+them by `python -m pipeline.world.train_models`. Nothing outside this package knows of the world: its folders are read
+by the code that reads anyone's videos and anyone's models.
 """
 
 from pathlib import Path
