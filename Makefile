@@ -9,7 +9,7 @@ SPREAD := --numprocesses auto --dist loadgroup --no-loadscope-reorder # one proc
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world demo-models clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world demo-models screenshots pictures clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-dat
 
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
+
+pictures: $(READY) ## the README's pictures, from the demo's workspace (make demo)
+	$(BIN)/tgmae show work/demo/workspace --out docs --video test/star/00981.mp4
+
+screenshots: $(READY) ## the docs' screenshots of the inspector, from the demo's workspace; needs Chromium
+	TGMAE_SCREENSHOTS=work/demo/workspace $(BIN)/python -m pytest -q tests/tgmae/inspector/test_browser.py -k screenshots
 
 clean: ## remove the environment, caches and the demo's output
 	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache work/demo

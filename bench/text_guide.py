@@ -42,7 +42,8 @@ from pipeline.guides.text import CachedTextGuide, TextGuide
 from pipeline.runtime.tars import read_sample
 from pipeline.runtime.units import Row, ShardResult, Unit
 from pipeline.world.evaluate import top_k_iou
-from pipeline.world.write import load_truth, write_world
+from pipeline.world.truth import load_truth
+from pipeline.world.write import write_world
 from schemas.config import Experiment, Text
 from schemas.shards import quantize
 from schemas.tables import CAPTIONS, CLIP_INDEX, FAILURES, read_table, write_table

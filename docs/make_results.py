@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tgmae.demo.world_table import BOUNDS, TABLES
-from tgmae.result_tables import markdown
+from tgmae.tables.result_tables import markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench" / "results"

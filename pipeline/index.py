@@ -119,7 +119,9 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
         print(f"index: {len(facts)} files were probed before, {len(pending)} are left", file=sys.stderr)
     done = sum(videos[path] for path in facts)
     with (
-        Progress(STAGE, len(listing.entries), done=done, hidden=not pending) as progress,
+        Progress(
+            STAGE, len(listing.entries), done=done, hidden=not pending, workspace=Path(experiment.workspace)
+        ) as progress,
         closing(_probed(root, pending, experiment.index.workers)) as results,
         closing(_FactsWriter(parts)) as keeper,
     ):
@@ -129,6 +131,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
             if "error" in found:
                 failed += videos[path]
                 reasons.append(f"{path}: {found['message']}")
+                progress.event("failure", video=path, error=found["error"], message=found["message"])
                 check()
             progress.advance(videos[path], failed=failed)
     return facts

@@ -28,7 +28,12 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 DISTRIBUTION = {  # where the import has another name
     "PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open_clip_torch"
 }  # fmt: skip
-OPTIONAL = {"wandb", "lavis"}  # imported only where it is asked for, with an error that says how to get it
+OPTIONAL = {
+    "wandb",
+    "lavis",
+    "starlette",
+    "uvicorn",
+}  # where asked for, with an error that says how to get it
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -166,11 +171,12 @@ def test_the_page_of_the_config_is_current() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "extra"), [("schemas", None), ("pipeline", "pipeline"), ("train", "train"), ("tgmae", "pipeline")]
+    ("room", "extras"),
+    [("schemas", ()), ("pipeline", ("pipeline",)), ("train", ("train",)), ("tgmae", ("pipeline", "train"))],
 )
-def test_a_room_imports_what_its_extra_brings(project: dict[str, Any], room: str, extra: str | None) -> None:
+def test_a_room_imports_what_its_extra_brings(project: dict[str, Any], room: str, extras: tuple[str, ...]) -> None:
     """By name, not by what happens to come along with something else."""
-    wanted = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else [])]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     brought = {canonicalize_name(Requirement(line).name) for line in wanted}
     found = {name for path in (ROOT / room).rglob("*.py") for name in imported(path)}
     outside = found - set(ROOMS) - sys.stdlib_module_names - OPTIONAL - {"tomllib"}  # not listed by Python 3.10

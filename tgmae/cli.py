@@ -10,6 +10,7 @@ import typer
 from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
+from tgmae.inspector import view_commands
 from tgmae.options import KEPT, Address, Folder, Given, Group, Set, quoted
 from tgmae.runs import runs_commands
 
@@ -37,11 +38,20 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only results and errors.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Progress as JSON, a line an event, on stderr (docs/inspector.md).")
+    ] = False,
 ) -> None:
+    if quiet or json:
+        from schemas.progress import choose_style
+
+        choose_style("quiet" if quiet else "json")
     exit_on_sigterm(f"terminated; {KEPT}")
 
 
 stage_commands.register(app)
+view_commands.register(app)
 
 
 @app.command(epilog="Example: tgmae export work/ssv2/runs/pretrain --to-hf out")
@@ -103,7 +113,7 @@ def table(
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers next to ours.")] = False,
 ) -> None:
     """Show the results of finetune, probe and retrieve as a Markdown table: the mean over seeds, and its spread."""
-    from tgmae.result_tables import find_results, paper_tables, run_table
+    from tgmae.tables.result_tables import find_results, paper_tables, run_table
 
     results = find_results(folders)
     typer.echo(shown_lines(paper_tables(results) if paper else run_table(results)))

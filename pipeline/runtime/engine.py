@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline.runtime.ray_session import connected
-from pipeline.runtime.units import ShardResult, Unit, Worker
+from pipeline.runtime.units import Advance, ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError, user_error
 from schemas.foreign_text import shown
@@ -48,7 +48,8 @@ def execute(
         try:
             while waiting or running:
                 while waiting and len(running) < count:
-                    task = _RunningUnit(*waiting.popleft(), actor.remote())
+                    names = {str(number + 1) for number in range(count)} - {each.worker for each in running.values()}
+                    task = _RunningUnit(*waiting.popleft(), actor.remote(), min(names, key=int))
                     running[task.start(make_worker)] = task
                 stream = _ready(list(running))
                 task = running.pop(stream)
@@ -56,7 +57,7 @@ def execute(
                     event = ray.get(next(stream))
                 except StopIteration:  # the shard is done: its actor takes the next one
                     if waiting:
-                        task = _RunningUnit(*waiting.popleft(), task.actor)
+                        task = _RunningUnit(*waiting.popleft(), task.actor, task.worker)
                         running[task.start(make_worker)] = task
                     else:
                         ray.kill(task.actor)
@@ -72,6 +73,7 @@ def execute(
                     continue
                 if isinstance(event, int):
                     task.done += event
+                    event = Advance.by(event, task.worker, task.unit.shard)
                 running[stream] = task
                 yield event
         finally:
@@ -122,10 +124,10 @@ class _Actor:
 
 
 class _RunningUnit:
-    """A shard in an actor: how often an actor has died of it, and the videos finished so far."""
+    """A shard in an actor: how often an actor has died of it, the worker's number, the videos finished so far."""
 
-    def __init__(self, unit: Unit, deaths: int, actor: Any) -> None:
-        self.unit, self.deaths, self.actor, self.done = unit, deaths, actor, 0
+    def __init__(self, unit: Unit, deaths: int, actor: Any, worker: str) -> None:
+        self.unit, self.deaths, self.actor, self.worker, self.done = unit, deaths, actor, worker, 0
 
     def start(self, make_worker: Callable[[], Worker]) -> Any:
         return self.actor.run.options(num_returns="streaming").remote(make_worker, self.unit)

@@ -21,7 +21,7 @@ from pipeline.runtime.engine import execute
 from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_folder import building, check_size
-from pipeline.runtime.units import ShardResult, Unit
+from pipeline.runtime.units import Advance, ShardResult, Unit
 from schemas.atomic import sha256_file, write_bytes, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -60,14 +60,23 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
     before = total - sum(len(unit.rows) for unit in pending)
     if done:
         print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
-    with Progress(stage, total, done=before, hidden=not pending) as progress:
+    sizes, at = {unit.shard: len(unit.rows) for unit in pending}, dict.fromkeys((unit.shard for unit in pending), 0)
+    root = Path(experiment.workspace)
+    with Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress:
         for event in _events(job, folder, pending, experiment) if pending else ():
             if isinstance(event, int):
                 progress.advance(event)
+                if isinstance(event, Advance):
+                    at[event.shard] += event
+                    progress.worker(event.worker, f"shard {event.shard}", at[event.shard], sizes[event.shard])
                 continue
             keep_result(folder, event)
             done[event.shard] = event
             failed += _failed(event)
+            for row in event.failures:
+                progress.event("failure", video=row["video_id"], error=row["error"], message=row["message"])
+            progress.event("shard", shard=event.shard, videos=sizes[event.shard], failed=_failed(event),
+                           seconds=event.seconds)  # fmt: skip
             progress.advance(0, failed=failed)
             if exceeds_budget(failed, total, experiment.max_failures):
                 raise UserError(_over_budget(stage, done, failed, total, experiment.max_failures))

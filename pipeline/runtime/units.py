@@ -32,6 +32,19 @@ class ShardResult:
         return asdict(self)
 
 
+class Advance(int):
+    """So many more videos are finished, by that worker, in that shard."""
+
+    worker: str
+    shard: int
+
+    @classmethod
+    def by(cls, count: int, worker: str, shard: int) -> Advance:
+        made = cls(count)
+        made.worker, made.shard = worker, shard
+        return made
+
+
 class Worker(Protocol):
     """Holds what is expensive to build (a model); made once in each actor.
 

@@ -61,13 +61,6 @@ def write_world(
         _report((job.result() for job in as_completed(jobs)), len(plan), len(missing))
 
 
-def load_truth(path: Path) -> np.ndarray:
-    """out/truth/<split>/<label>/<name>.npz -> bool [T, H, W], the visible part of the named object."""
-    with np.load(path, allow_pickle=False) as stored:
-        shape = tuple(int(n) for n in stored["shape"])
-        return np.unpackbits(stored["bits"], count=int(np.prod(shape))).astype(bool).reshape(shape)
-
-
 def encode_mp4(file: Path | BinaryIO, frames: np.ndarray, fps: int) -> None:
     """uint8 RGB [T, H, W, 3] -> H.264, to the same bytes each time.
 

@@ -21,7 +21,7 @@ from schemas.workspace import Workspace
 from tests.pipeline.test_caption_sets import experiment, make_manifest
 from tgmae.caption_stats import clip_scores, load
 from tgmae.cli import app
-from tgmae.demo.report import write_report
+from tgmae.inspector.reports.summary_page import Report, write_report
 from tgmae.run import NEEDS, _wanted, decide
 
 
@@ -152,7 +152,7 @@ def test_a_terminal_is_told_nothing_by_captions(workspace: Path, tmp_path: Path)
 
 
 def test_a_page_and_a_picture_are_told_nothing_either(tmp_path: Path) -> None:
-    write_report(tmp_path / "a.html", title="\u202eevil\x1b[1m <b>", lines=[], pictures=[], notes=["a\0b"])
+    write_report(tmp_path / "a.html", Report("\u202eevil\x1b[1m <b>", notes=["a\0b"]))
     page = (tmp_path / "a.html").read_text()
     assert r"\u202eevil\x1b[1m &lt;b&gt;" in page and r"a\x00b" in page
     assert not set(page) & set("\u202e\x1b\0")

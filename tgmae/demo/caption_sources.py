@@ -16,7 +16,7 @@ from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.caption_stats import clip_scores, load
 from tgmae.demo.mask_accuracy import compare_masks
-from tgmae.demo.report import Table
+from tgmae.inspector.reports.summary_page import Table
 from tgmae.run import run
 from tgmae.shipped_files import CONFIGS
 

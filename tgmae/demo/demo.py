@@ -7,19 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from schemas.config import Experiment
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
-from tgmae.demo.report import Line, write_report
 from tgmae.run import run
 from tgmae.shipped_files import CONFIGS, WORLD_MODELS
 
 VIDEOS = 1200  # of the world; a fifth of them to test on
 TEST_SHARE = 0.2
 SIZE = 64  # pixels
-PICTURES = 6
 
 
 def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None, seed: int = 0) -> dict[str, Any]:
@@ -37,6 +33,9 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
         write_world(out / "world", videos=VIDEOS, test_share=TEST_SHARE, size=SIZE, seed=seed)
     run(experiment)
     results = measure(out, experiment, known=data is None)
+    from tgmae.demo.caption_sources import table
+    from tgmae.inspector.reports.workspace_report import report_workspace
+
     sources = {}
     if data is None and experiment.guide == "text":
         from tgmae.demo.caption_sources import compare_sources
@@ -45,8 +44,10 @@ def demo(out: Path, data: Path | None = None, overrides: list[str] | None = None
     results["sources"] = sources
     report = out / "report.html"
     results |= {"seconds": round(time.perf_counter() - started, 1), "report": str(report)}
-    _write_page(report, experiment, results, sources)
+    report_workspace(Workspace(Path(experiment.workspace)), report, run=experiment.name, measured=results,
+                     tables=[table(sources)] if sources else [])  # fmt: skip
     print(f"report: {report.resolve()}")
+    print(f"look at the videos, maps and masks: tgmae inspect {experiment.workspace}")
     print("demo: " + json.dumps({name: results[name] for name in LAST_LINE}))
     return results
 
@@ -96,40 +97,3 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
 
         results |= compare_masks(experiment, out / "world" / "truth")
     return results
-
-
-def _write_page(
-    page: Path, experiment: Experiment, results: dict[str, Any], sources: dict[str, dict[str, float]]
-) -> None:
-    from tgmae.demo.caption_sources import table
-    from tgmae.demo.mask_pictures import loss_picture, mask_pictures
-
-    pictures = loss_picture(experiment, page.parent)
-    if experiment.guide == "text":
-        pictures += mask_pictures(experiment, page.parent / "masks", count=PICTURES)
-    lines = [
-        Line("mean IoU of the text mask with the named object, as many patches hidden as the object covers",
-             _number(results["mask_iou"]), f"random mask {_number(results['mask_iou_random'])}"),
-        Line(f"share of the named object's patches hidden at mask ratio {experiment.mask.ratio}",
-             _number(results.get("object_masked")), f"random mask {_number(results.get('object_masked_random'))}"),
-        Line("what is seen: linear probe, top-1", _number(results["probe"]),
-             f"untrained {_number(results['probe_untrained'])}, chance {_number(results['chance'])}"),
-        Line("what is seen: k nearest neighbours, top-1", _number(results["knn"]),
-             f"untrained {_number(results['knn_untrained'])}, chance {_number(results['chance'])}"),
-        Line("how it moves: linear probe, top-1", _number(results.get("motion")),
-             f"untrained {_number(results.get('motion_untrained'))}, chance {_number(results.get('motion_chance'))}"),
-        Line("reconstruction error of test videos", _number(results["reconstruction"]),
-             f"predicting zero {_number(results['reconstruction_zero'])}"),
-        Line("text-to-video retrieval of test videos, R@5", _number(results["text_to_video"]),
-             f"random ranking {_number(results['text_to_video_chance'])}"),
-    ]  # fmt: skip
-    note = (
-        f"{experiment.mask.kind} masks from {experiment.captions} captions; made in {results['seconds']} s. "
-        f"All files are in the workspace {experiment.workspace}."
-    )
-    write_report(page, title="tgmae demo", lines=lines, pictures=pictures, notes=[note],
-                 tables=[table(sources)] if sources else [])  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None or not np.isfinite(value) else f"{value:.3f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.world.write import load_truth
+from pipeline.world.truth import load_truth
 from schemas.config import Experiment
 from tgmae.demo.clip_views import Array, View, guided_views, token_grid
 from train.data.augment import resample_map
@@ -38,7 +38,7 @@ def compare_masks(experiment: Experiment, truth: Path) -> dict[str, float]:
         rng = generator(0, view.key, "random mask")
         for text_THW in view.scores_CTHW:
             for suffix, map_THW in (("", text_THW), ("_random", rng.random(grid))):
-                found.setdefault("mask_iou" + suffix, []).append(_iou(map_THW, object_THW))
+                found.setdefault("mask_iou" + suffix, []).append(object_iou(map_THW, object_THW))
                 masked = float(top_k(map_THW, hidden)[object_THW].mean())
                 found.setdefault("object_masked" + suffix, []).append(masked)
     return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
@@ -67,7 +67,7 @@ def object_patches(view: View, truth: Path, grid: tuple[int, int, int]) -> NDArr
     return np.asarray(covered_THW.reshape(grid[0], -1, *grid[1:]).mean(axis=1) >= 0.5)
 
 
-def _iou(map_THW: Array, object_THW: NDArray[np.bool_]) -> float:
+def object_iou(map_THW: Array, object_THW: NDArray[np.bool_]) -> float:
     """Mean over the time slices in which the object covers a patch, as many patches taken as it covers."""
     values = []
     for map_HW, object_HW in zip(map_THW, object_THW, strict=True):

@@ -95,15 +95,12 @@ class ClipDataset(Dataset["list[Sample] | Failure"]):
         place = self.videos.clip_place(row)
         meta, mp4 = read_clip(place)
         draw = (seed, epoch, place.key)
-        rng = generator(*draw, "frames")
-        frames_T = random_frames(meta.frames, frames=clip.frames, stride=clip.stride, rng=rng)
+        frames_T = self.frames(meta, draw)
         pixels_THWC = decode(mp4, frames_T, meta, str(place))
 
         guide, text = self._guidance(row, meta)
         # By one generator: where scores and text are of one sidecar, both are those of the same caption.
-        entry, caption = (
-            0 if found is None else int(generator(*draw, "caption").integers(found.entries)) for found in (guide, text)
-        )
+        entry, caption = (0 if found is None else self.entry(found, draw) for found in (guide, text))
         text_D, caption_id = None, 0
         if text is not None:
             text_D = torch.from_numpy(text.texts()[caption])
@@ -111,13 +108,13 @@ class ClipDataset(Dataset["list[Sample] | Failure"]):
 
         samples = []
         for repeat in range(clip.repeats):
-            crop = self._crop(pixels_THWC, (*draw, repeat))
+            crop = self.crop(pixels_THWC.shape[2], pixels_THWC.shape[1], (*draw, repeat))
             ratio, predicted, order = self.experiment.mask.decoder_ratio, None, None
             if self.autoregressive:
                 order = arvideo.draw(self.grid, self.experiment.arvideo, generator(*draw, repeat, "clusters"))
                 hidden_THW = order.unseen(self.grid)
             else:
-                hidden_THW = self._hidden(guide, entry, frames_T, crop, epoch, (*draw, repeat))
+                hidden_THW = self.hidden(guide, entry, frames_T, crop, epoch, (*draw, repeat))
                 if ratio:
                     predicted = running_cells(self.grid, ratio, generator(*draw, repeat, "cells"))
             samples.append(
@@ -151,15 +148,28 @@ class ClipDataset(Dataset["list[Sample] | Failure"]):
         found = {name: read_guidance(self.videos.sidecar(name), row, meta, fields[name]) for name in fields}
         return found.get(guide or ""), found.get(text or "")
 
-    def _crop(self, pixels_THWC: NDArray[np.uint8], draw: Draw) -> Crop:
-        clip, (height, width) = self.experiment.clip, pixels_THWC.shape[1:3]
+    # The draws of a clip, each by itself: the inspector shows them without the rest.
+
+    def frames(self, meta: ClipMeta, draw: tuple[int, int, str]) -> NDArray[np.int64]:
+        """The frame numbers of a clip, int64 [T]; draw: (seed, epoch, key)."""
+        clip, rng = self.experiment.clip, generator(*draw, "frames")
+        return random_frames(meta.frames, frames=clip.frames, stride=clip.stride, rng=rng)
+
+    def entry(self, found: Guidance, draw: tuple[int, int, str]) -> int:
+        """Which of a sidecar's captions or maps a clip takes; draw: (seed, epoch, key)."""
+        return int(generator(*draw, "caption").integers(found.entries))
+
+    def crop(self, width: int, height: int, draw: Draw) -> Crop:
+        """The crop of a frame of so many pixels."""
+        clip = self.experiment.clip
         return multi_scale_crop(
             width, height, size=clip.size, scales=clip.scales, rng=generator(*draw, "crop"),
             flip=clip.flip and bool(generator(*draw, "flip").random() < 0.5),
         )  # fmt: skip
 
-    def _hidden(self, guide: Guidance | None, entry: int, frames_T: NDArray[np.int64], crop: Crop, epoch: int,
-                draw: Draw) -> Bools:  # fmt: skip
+    def hidden(self, guide: Guidance | None, entry: int, frames_T: NDArray[np.int64], crop: Crop, epoch: int,
+               draw: Draw) -> Bools:  # fmt: skip
+        """What the mask hides, bool [T', h, w]."""
         mask, scores, flow = self.experiment.mask, None, None
         if guide is not None and MASKS[mask.kind].needs == "scores":
             scores = guide.scores(entry, frames_T, crop, self.grid)

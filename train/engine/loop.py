@@ -150,7 +150,7 @@ class Loop(ABC):
                     self._save()
         finally:
             if metrics is not None:
-                metrics.close()
+                metrics.close(sys.exc_info()[1])
 
     def _update(self, batches: Iterator[Keyed]) -> Update:
         """One optimiser step over `accumulate` micro-batches."""

@@ -49,7 +49,7 @@ class Metrics:
         truncate(run / FILE, start)
         self._path = run / FILE
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
-        self._progress = Progress(title, total, done=start, unit="step").start()
+        self._progress = Progress(title, total, done=start, unit="step", workspace=_workspace(run)).start()
         self._wandb = _join_wandb(wandb, run) if wandb else None
         self._total, self._every, self._clips = total, every, clips_per_step
         self._values: dict[str, list[float]] = {}
@@ -91,11 +91,16 @@ class Metrics:
         self._progress.advance(0, loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}")
         self._values, self._waited, self._updates, self._since = {}, 0.0, 0, now
 
-    def close(self) -> None:
-        self._progress.stop()
+    def close(self, error: BaseException | None = None) -> None:
+        self._progress.stop(error)
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _workspace(run: Path) -> Path | None:
+    """The workspace of runs/NAME or of a folder inside it."""
+    return next((folder.parent for folder in run.parents if folder.name == "runs"), None)
 
 
 def _join_wandb(project: str, run: Path) -> Any:

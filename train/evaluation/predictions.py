@@ -50,7 +50,7 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
     probability_SP = torch.zeros(len(dataset), classes.outputs, device=ranks.device)
     read_S = torch.zeros(len(dataset), dtype=torch.int32, device=ranks.device)
     model.eval()
-    with torch.inference_mode(), Progress("test", len(dataset), hidden=not ranks.main) as progress:
+    with torch.inference_mode(), _progress(dataset, ranks) as progress:
         for rows, samples in zip(mine, batches, strict=True):
             views: list[Tensor] = []
             read: list[int] = []
@@ -68,6 +68,10 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
             progress.advance(min(len(rows) * ranks.world, len(dataset) - progress.done))
     numbers = np.asarray(ranks.sum(probability_SP).cpu().numpy(), np.float32)
     return Predictions(numbers, ranks.sum(read_S).cpu().numpy() > 0)
+
+
+def _progress(dataset: ViewsDataset, ranks: Ranks) -> Progress:
+    return Progress("test", len(dataset), hidden=not ranks.main, workspace=dataset.videos.workspace.root)
 
 
 def _scores(model: nn.Module, views_BTHWC: Tensor, device: torch.device, precision: str) -> Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.world import load_truth, write_world
+from pipeline.world import load_truth
 from pipeline.world.scene import MOTIONS, render, sample_scene
 from pipeline.world.shapes import SHAPES
-from pipeline.world.write import decode_mp4
+from pipeline.world.write import decode_mp4, write_world
 from schemas.errors import UserError
 
 SMALL = {"videos": 10, "seed": 5, "test_share": 0.2, "size": 64, "frames": 8, "fps": 8}

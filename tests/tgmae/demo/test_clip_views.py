@@ -1,20 +1,17 @@
-"""The views of the report: scores, speeds and masks of every guide."""
+"""The views that measurements share: scores and speeds of every guide."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tests.train.conftest import SMALL, write_sidecar, write_workspace
 from tgmae.demo.clip_views import guided_views, token_grid
-from tgmae.demo.mask_pictures import mask_pictures
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +40,3 @@ def test_views_have_the_scores_of_their_guide(workspace: Workspace, guide: str, 
         assert (view.flow_TSHW2 is not None) == (guide == "optical-flow")
         if guide == "optical-flow":  # its speed
             assert (view.scores_CTHW >= 0).all() and view.scores_CTHW[0, 0].any()
-
-
-@pytest.mark.parametrize(
-    ("guide", "kind"),
-    [("text", "top-k"), ("motion-vectors", "motion-vectors"), ("motion-vectors", "motion-box"),
-     ("optical-flow", "optical-flow"), ("optical-flow", "random")],
-)  # fmt: skip
-def test_every_mask_has_its_picture(workspace: Workspace, tmp_path: Path, guide: str, kind: str) -> None:
-    pictures = mask_pictures(experiment(workspace, guide=guide, mask={"kind": kind}), tmp_path, count=2)
-    assert len(pictures) == 2 and all(kind in picture.caption for picture in pictures)
-    assert ("“" in pictures[0].caption) == (guide == "text")
-    image = np.asarray(Image.open(tmp_path / "0.png"))
-    assert (image == 128).all(-1).sum() > 100  # hidden patches

@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from tgmae.paper_numbers import FT, LP, R1, R5, TABLES, Row
-from tgmae.run_conditions import epochs, tested, trained_with, unlike_others, wilson
+from tgmae.shipped_files import CONFIGS
 from tgmae.sweep import SEEDED
+from tgmae.tables.paper_numbers import FT, LP, R1, R5, TABLES, Row
+from tgmae.tables.run_conditions import epochs, tested, trained_with, unlike_others, wilson
 from train.evaluation.results import FILE, Result, read_result
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "paper"
+PAPER = CONFIGS / "paper"
 COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its metric
     FT: ("finetune", "top1"),
     LP: ("probe", "top1_sgd"),
@@ -63,7 +64,7 @@ def _paper_table(title: str, rows: list[Row], results: list[Result]) -> str:
     head = ["", *(text for name in columns for text in (f"{name}, paper", "ours"))]
     body, notes = [], []
     for row in rows:
-        wanted = load_experiment(CONFIGS / f"{row.config}.toml")
+        wanted = load_experiment(PAPER / f"{row.config}.toml")
         mine = [
             result
             for result in results
