@@ -1,14 +1,16 @@
 # Every target sets up the environment itself, when there is none or when its recipe has changed.
 PYTHON ?= python3
 VENV ?= .venv
+GPU_PYTHON ?= python3 # of a machine with a GPU, which has torch and timm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUPPORTED := 3.10 to 3.13
-SPREAD := --numprocesses auto --dist loadgroup # tests run side by side, one process a core
+SPREAD := --numprocesses auto --dist loadgroup --no-loadscope-reorder # one process a core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision demo-models screenshots pictures clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
+	demo-models screenshots pictures clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,13 @@ world-table: $(READY) ## the paper's comparisons in miniature, three seeds each;
 map-precision: $(READY) ## how good a map must be: probe accuracy by text share and noise, three seeds each
 	$(BIN)/python -m tgmae.demo.map_precision
 	$(BIN)/python docs/make_results.py
+
+gpu-world-data: $(READY) ## make what gpu-world trains on, under work/gpu_world: shards, maps, wheels for the GPU machine
+	$(BIN)/python bench/gpu_world.py prepare
+
+gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-data made; GPU_PYTHON chooses the interpreter
+	[ ! -d work/gpu_world/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_world/wheels/*.whl
+	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_world.py train
 
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models

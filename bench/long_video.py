@@ -1,6 +1,6 @@
 """Memory of the pipeline's workers on a long video of 1080p: it must not grow with the video.
 
-    python bench/long_video.py [--seconds 600]
+    python bench/long_video.py [--seconds 600] [--stages shard guide]
 
 Draws such a video (25 frames a second), then in a process of its own indexes, shards and scores it, by the workers that
 Ray's actors hold; prints the peak of resident memory after each as JSON. Held whole, ten minutes of it are 93 GB.
@@ -23,20 +23,23 @@ import av
 import numpy as np
 
 FPS, WIDTH, HEIGHT = 25, 1920, 1080
+STAGES = ("shard", "guide")  # the second needs the first
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--frame-stride", type=int, default=4, help="every n-th frame is scored")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # of the process that is measured
     options = parser.parse_args()
     if options.work is not None:
-        print(json.dumps(measure(options.work, options.frame_stride)))
+        print(json.dumps(measure(options.work, options.frame_stride, "guide" in options.stages)))
         return
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder) / "data" / "long.mp4", options.seconds)
-        command = [sys.executable, __file__, "--work", folder, "--frame-stride", str(options.frame_stride)]
+        command = [sys.executable, __file__, "--work", folder, "--frame-stride", str(options.frame_stride),
+                   "--stages", *options.stages]  # fmt: skip
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     print(json.dumps({"seconds_of_video": options.seconds, **found}, indent=1))
 
@@ -55,7 +58,7 @@ def draw(path: Path, seconds: int) -> None:
         output.mux(stream.encode(None))
 
 
-def measure(folder: Path, frame_stride: int) -> dict[str, object]:
+def measure(folder: Path, frame_stride: int, guided: bool) -> dict[str, object]:
     from pipeline.guide import GuideWorker
     from pipeline.guides.recipes import recipe
     from pipeline.runtime.units import ShardResult, Unit
@@ -80,6 +83,8 @@ def measure(folder: Path, frame_stride: int) -> dict[str, object]:
     *_, sharded = sharder.run(Unit(0, rows))
     assert isinstance(sharded, ShardResult) and not sharded.failures, sharded
     found |= {"frames": sharded.rows[0]["frames"], "shard_mb": peak(), "shard_s": round(time.perf_counter() - began)}
+    if not guided:
+        return found
     began, own = time.perf_counter(), recipe(experiment)
     worker = GuideWorker(own.make(), clips, captions, guide, own.frame_stride, own.read)
     *_, scored = worker.run(Unit(0, sharded.rows))

@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from schemas import config
 from schemas.config import Experiment
+from schemas.registry import Registry
 
 PAGE = Path(__file__).with_name("config.md")
 HEADER = """\
@@ -68,6 +69,9 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(arguments[0], [*arguments[1:], *metadata])
+    for item in metadata:
+        if isinstance(named := getattr(getattr(item, "func", None), "__self__", None), Registry):
+            return " or ".join(f"`{json.dumps(name)}`" for name in named)
     if origin is Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in arguments)
     if origin in (Union, UnionType):

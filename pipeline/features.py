@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.guide import TABLE, units
-from pipeline.guides import Floats, Frames
+from pipeline.guides import SHARDS, Floats, Frames, settled_text
 from pipeline.guides.cache import MEMBER, Basis, fit_basis, pack
 from pipeline.guides.frames import scored_frames
-from pipeline.guides.recipes import ENCODER, SHARDS, settled_text
+from pipeline.guides.text import ENCODER
 from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_clip

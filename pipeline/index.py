@@ -11,12 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
-from pipeline.datasets import FORMATS, Entry, Listing, Source
+from pipeline.datasets import Entry, Listing, Source
 from pipeline.datasets.entry import STAGE, BadRow, ListedTwice, MissingFile
 from pipeline.media.probing import VideoFacts, probe
 from pipeline.media.processes import ProcessDied, map_processes
@@ -31,6 +31,7 @@ from schemas.config import Experiment, Index
 from schemas.errors import UserError
 from schemas.foreign_text import shown
 from schemas.progress import Progress
+from schemas.registry import FORMATS
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
 
@@ -119,7 +120,7 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
     done = sum(videos[path] for path in facts)
     with (
         Progress(
-            STAGE, len(listing.entries), done=done, hidden=not pending, log=Path(experiment.workspace)
+            STAGE, len(listing.entries), done=done, hidden=not pending, workspace=Path(experiment.workspace)
         ) as progress,
         closing(_probed(root, pending, experiment.index.workers)) as results,
         closing(_FactsWriter(parts)) as keeper,
@@ -180,7 +181,8 @@ class _FactsWriter:
 def _kept(parts: Path) -> dict[str, Row]:
     facts: dict[str, Row] = {}
     for part in sorted(parts.glob("[0-9]*.json")):
-        facts |= json.loads(part.read_bytes())
+        with suppress(ValueError):  # what is damaged is probed again
+            facts |= json.loads(part.read_bytes())
     return {path: found for path, found in facts.items() if found.get("error") not in _PASSING}
 
 

@@ -17,8 +17,8 @@ from pipeline.guides.guide_identity import cached, features_identity, features_n
 from pipeline.runtime.model_identity import captioner_identity, keyframes_identity
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard, caption_source
-from schemas.errors import UserError
-from schemas.stage import StageSpec, required_record
+from schemas.errors import MissingInput, UserError
+from schemas.stage import StageSpec, present, required_record
 from schemas.workspace import Workspace
 
 
@@ -68,7 +68,8 @@ def caption_spec(experiment: Experiment) -> StageSpec:
         config = {"source": source, **_captioner(source, experiment)}
         if any(worded_anew(source, name) for name in _classes(workspace)):
             config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
-    return StageSpec("caption", workspace.captions(name), config, inputs)
+    cut = {"videos_per_shard": experiment.caption.videos_per_shard}
+    return StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
 
 
 def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
@@ -79,8 +80,11 @@ def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def _classes(workspace: Workspace) -> list[str]:
-    path = workspace.manifest / "classes.json"
-    return [str(name) for name in json.loads(path.read_bytes())["classes"]] if path.is_file() else []
+    path = present(workspace.manifest) / "classes.json"
+    try:
+        return [str(name) for name in json.loads(path.read_bytes())["classes"]] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise MissingInput(f"{path} is damaged: run `tgmae index DATA --out {workspace.root}` first") from error
 
 
 def mixed(name: str) -> list[str]:
@@ -96,7 +100,7 @@ def _part(workspace: Workspace, name: str, manifest: str) -> str:
     make = f"tgmae caption {workspace.root} --source {name}"
     record = required_record(workspace.captions(name), make)
     if record.inputs["manifest"] != manifest:
-        raise UserError(f"{workspace.captions(name)} was made from another manifest: run `{make}` first")
+        raise MissingInput(f"{workspace.captions(name)} was made from another manifest: run `{make}` first")
     return record.output
 
 
@@ -130,7 +134,9 @@ def guide_spec(experiment: Experiment) -> StageSpec:
         features, redo = features_spec(experiment), f"tgmae features {workspace.root}"
         record = required_record(features.folder, redo)
         if reasons := features.differences(record):
-            raise UserError(f"{features.folder} does not fit: {'; '.join(reasons)}. Run `{redo}` first, or `tgmae run`")
+            raise MissingInput(
+                f"{features.folder} does not fit: {'; '.join(reasons)}. Run `{redo}` first, or `tgmae run`"
+            )
         inputs["features"] = record.output
         info["features"] = features.folder.name
     return StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)

@@ -16,30 +16,43 @@ class UserError(Exception):
     """
 
 
+class MissingInput(UserError):
+    """What another stage makes is missing or is not current: nothing is wrong where that stage comes before."""
+
+
 def nearest(found: str, known: Iterable[str], *, cutoff: float) -> list[str]:
     """The known name most like `found`, or none."""
     return difflib.get_close_matches(found[:LONGEST], list(known), n=1, cutoff=cutoff)
 
 
+def hint(found: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'NAME'?" with the known name most like `found`; empty where none is."""
+    near = nearest(found, known, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def choice_error(what: str, found: str, allowed: Iterable[str]) -> UserError:
     """An error for an unknown name that lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = nearest(found, names, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {what} {found!r}.{hint} Allowed: {', '.join(names)}.")
+    return UserError(f"unknown {what} {found!r}.{hint(found, names)} Allowed: {', '.join(names)}.")
 
 
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_A_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_ADVICE = {
+    **dict.fromkeys(_FULL, "What is done is kept; make room or choose another folder, and run the command again"),
+    **dict.fromkeys(_REFUSED, "What is done is kept; allow writing there or choose another folder, and run the command "
+                              "again"),
+    **dict.fromkeys(_NOT_A_PLACE, "A file is where a folder is needed, or the reverse: move it, or name another place"),
+}  # fmt: skip
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The error as one that the user can put right: a UserError, or a disk that is full or cannot be written."""
+    """The error as one that the user can put right: a UserError, or a place that cannot be written or used."""
     if isinstance(error, UserError):
         return UserError(*error.args[:1])
-    if isinstance(error, OSError) and error.errno in _STORAGE:
+    if isinstance(error, OSError) and error.errno in _ADVICE:
         place = f"{error.filename}: " if error.filename else ""
-        return UserError(
-            f"{place}{error.strerror}. What is done is kept; make room or choose another folder, and run the "
-            "command again"
-        )
+        return UserError(f"{place}{error.strerror}. {_ADVICE[error.errno]}")
     return None

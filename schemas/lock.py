@@ -43,6 +43,19 @@ def only_writer(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+def writer(folder: Path) -> str:
+    """Who writes a stage's or run's folder at this moment; empty where nobody does."""
+    path = folder.with_name(f".{folder.name}.lock")
+    try:
+        with open(path, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(path)
+    except OSError:  # there is no lock, or no file system that has them
+        return ""
+    return ""
+
+
 def _holder(path: Path) -> str:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

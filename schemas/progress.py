@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from schemas import log
 from schemas.events import EventLog
 
 EVERY = 15.0  # seconds between two plain lines
@@ -44,26 +46,29 @@ def choose_style(style: Style) -> None:
 class Progress:
     """Counts from `done` to `total`, between start() and stop() or as a context manager; `hidden` prints nothing.
 
-    log: the folder of the workspace, whose event log is told.
+    workspace: its folder, whose event log is told.
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "video", hidden: bool = False,
-                 log: Path | None = None) -> None:  # fmt: skip
+                 workspace: Path | None = None) -> None:  # fmt: skip
         self.title, self.total, self.done, self.unit, self.hidden = title, total, done, unit, hidden
         self._first, self._began = done, time.monotonic()
         self._printed, self._logged = self._began, 0.0
         self._notes: dict[str, str] = {}
         self._bar: Bar | None = None
+        self._drawn = ExitStack()
         self._workers: dict[str, Any] = {}  # rich's task of each
         self._style = os.environ.get(STYLE, "")
-        self._events = EventLog(None if hidden else log, title)
+        self._events = EventLog(None if hidden else workspace, title)
 
     def start(self) -> Progress:
         self.event("begin", total=self.total, done=self.done, unit=self.unit)
         if not self.hidden and not self._style and console.is_terminal:
+            console.file = self._drawn.enter_context(log.past_log(console.print))
+            self._drawn.callback(setattr, console, "file", None)  # stderr again, whatever that is then
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(self.unit),
                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[notes]}"))  # fmt: skip
-            self._bar = Bar(*columns, console=console)
+            self._bar = Bar(*columns, console=console, redirect_stderr=not log.active())
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, notes="")
             self._bar.start()
         return self
@@ -73,7 +78,8 @@ class Progress:
             for task in self._workers.values():
                 self._bar.remove_task(task)
             self._bar.stop()
-        elif not self.hidden and not self._style:
+            self._drawn.close()
+        if not self.hidden:
             self._print()
         told = {} if error is None else {"error": type(error).__name__, "message": str(error)}
         status = "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed" if error else "done"
@@ -85,8 +91,9 @@ class Progress:
             return
         found = self._events.write(name, **fields)
         if self._style == "json":
-            console.file.write(json.dumps(found) + "\n")
-            console.file.flush()
+            terminal = getattr(console.file, "terminal", console.file)  # schemas/log.py keeps plain lines
+            terminal.write(json.dumps(found) + "\n")
+            terminal.flush()
 
     def __enter__(self) -> Progress:
         return self.start()
@@ -106,7 +113,7 @@ class Progress:
         if self._bar is not None:
             shown = ", ".join(f"{name} {value}" for name, value in self._notes.items())
             self._bar.update(self._task, completed=self.done, notes=shown)
-        elif not self.hidden and not self._style and time.monotonic() - self._printed >= EVERY:
+        if not self.hidden and time.monotonic() - self._printed >= EVERY:
             self._print()
 
     def worker(self, name: str, doing: str, done: int, total: int) -> None:
@@ -124,7 +131,11 @@ class Progress:
         left = f", {_clock((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         notes = "".join(f", {name} {value}" for name, value in self._notes.items())
         pace = f", {rate:.3g} {self.unit}s/s" if rate > 0 else ""
-        console.print(f"{self.title}: {self.done} of {self.total} {self.unit}s{pace}{left}{notes}")
+        line = f"{self.title}: {self.done} of {self.total} {self.unit}s{pace}{left}{notes}"
+        if self._bar is None and not self._style:
+            console.print(line)
+        else:
+            log.note(line)
 
 
 class _Rate(ProgressColumn):

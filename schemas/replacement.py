@@ -9,21 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from schemas import log
+from schemas.errors import UserError
 from schemas.lock import only_writer
-from schemas.stage import FILE
-
-
-def replacement_folder(folder: Path) -> Path:
-    """Where the replacement of a finished folder is built."""
-    return folder.with_name(f".{folder.name}.building")
-
-
-def replaced_folder(folder: Path) -> Path:
-    """Where the old folder lies for the moment between the two renames."""
-    return folder.with_name(f".{folder.name}.replaced")
+from schemas.stage import FILE, present, replaced_folder, replacement_folder
 
 
 def build_folder(folder: Path) -> Path:
@@ -40,11 +32,20 @@ def swap(folder: Path) -> None:
 
 def settle(folder: Path) -> None:
     """Ends a swap that was cut off. To be called by the folder's only writer, before it looks."""
-    old, new = replaced_folder(folder), replacement_folder(folder)
+    old = replaced_folder(folder)
     if old.is_dir() and not folder.is_dir():
-        os.replace(new if (new / FILE).is_file() else old, folder)
+        os.replace(present(folder), folder)
     if old.is_dir():
         shutil.rmtree(old)
+
+
+def settle_all(root: Path) -> None:
+    """Ends every swap in a workspace that was cut off and that nobody is ending."""
+    for pattern in (".*.replaced", "*/.*.replaced", "runs/*/.*.replaced"):
+        for old in root.glob(pattern):
+            folder = old.with_name(old.name[1:].removesuffix(".replaced"))
+            with suppress(UserError), only_writer(folder):
+                settle(folder)
 
 
 @contextmanager
@@ -59,6 +60,7 @@ def rebuilding(folder: Path) -> Iterator[Path]:
         if place.is_dir():
             shutil.rmtree(place)
         place.mkdir(parents=True)
+        log.keep_in(place)
         yield place
         if place != folder:
             swap(folder)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
+INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells and schedulers know
+PATIENCE = 10.0  # seconds that an interrupted command has to end
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -16,6 +20,27 @@ def end_with_parent() -> None:
     """From now on the kernel sends SIGTERM when the parent is gone, however it went. Linux only; else does nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def exit_status(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Runs a command and waits for it; of one that a signal ended, 128 + the signal.
+
+    Ctrl-C reaches the command, too, which has time to end by itself; then KeyboardInterrupt is raised.
+    """
+    child = subprocess.Popen(command, env=environment)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait()
+        raise
+    status = 128 - status if status < 0 else status
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
 
 
 def exit_on_sigterm(message: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.atomic import write_json
-from schemas.errors import UserError
+from schemas.errors import MissingInput, UserError, nearest
 
 SCHEMA_VERSION = 1  # raise it when the meaning of a stage's files changes: everything is then stale
 FILE = "stage.json"
@@ -57,6 +57,7 @@ class StageSpec:
     config: dict[str, Any]  # what determines the output, and only that
     inputs: dict[str, str]  # as in StageRecord
     info: dict[str, Any] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)  # of the work into shards: changes no output, only what resumes
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +88,24 @@ class StageSpec:
         return reasons or ["made by another version of this stage"]
 
 
+def replacement_folder(folder: Path) -> Path:
+    """Where the replacement of a finished folder is built (schemas/replacement.py)."""
+    return folder.with_name(f".{folder.name}.building")
+
+
+def replaced_folder(folder: Path) -> Path:
+    """Where the old folder lies for the moment between the two renames."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def present(folder: Path) -> Path:
+    """The folder itself or, where a swap was cut off, the one that will be in its place when the swap is ended."""
+    old, new = replaced_folder(folder), replacement_folder(folder)
+    if folder.is_dir() or not old.is_dir():
+        return folder
+    return new if (new / FILE).is_file() else old
+
+
 def write_record(folder: Path, record: StageRecord) -> None:
     write_json(folder / FILE, record.model_dump(mode="json"))
 
@@ -96,7 +115,7 @@ def read_record(folder: Path) -> StageRecord | None:
 
     Raises UserError when the file is there but is not a stage record of this version of tgmae.
     """
-    path = folder / FILE
+    path = present(folder) / FILE
     if not path.is_file():
         return None
     try:
@@ -109,10 +128,10 @@ def read_record(folder: Path) -> StageRecord | None:
 
 def damage(folder: Path, record: StageRecord) -> list[str]:
     """What a look at the sizes finds wrong with a finished stage: files that are missing or of another size."""
-    found = []
+    found, place = [], present(folder)
     for name, file in record.files.items():
         try:
-            size = (folder / name).stat().st_size
+            size = (place / name).stat().st_size
         except OSError:
             found.append(f"{name} is missing")
         else:
@@ -135,17 +154,14 @@ def stored_files(folder: Path, digests: Mapping[str, str]) -> dict[str, StoredFi
 
 
 def begun_record(folder: Path) -> StageRecord | None:
-    """What is being built in a folder that is not complete, as far as it is known: the record it would get."""
-    marks = [folder / PARTS / SPEC, *sorted(folder.glob("checkpoints/step_*/state.json"))[-1:]]
-    for mark in marks:
-        try:
-            found = json.loads(mark.read_bytes())
-            begun = found.get("spec", found)
-            known = {name: begun[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
-            return StageRecord(stage="", output="", counts={}, failed={}, tools={}, seconds=0, **known)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None
+    """What a stage of the pipeline is building in a folder, as far as it is known: the record it would get."""
+    try:
+        found = json.loads((folder / PARTS / SPEC).read_bytes())
+        known = {name: found[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
+        info = {"cut": found.get("cut", {})}
+        return StageRecord(stage="", output="", counts={}, failed={}, tools={}, info=info, seconds=0, **known)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def required_record(folder: Path, command: str) -> StageRecord:
@@ -153,7 +169,10 @@ def required_record(folder: Path, command: str) -> StageRecord:
     record = read_record(folder)
     if record is None:
         state = "is incomplete" if folder.is_dir() else "is missing"
-        raise UserError(f"{folder} {state}: run `{command}` first")
+        near = [] if folder.is_dir() else nearest(
+            folder.name, [path.parent.name for path in folder.parent.glob(f"[!.]*/{FILE}")], cutoff=0.8)  # fmt: skip
+        meant = f" (there is {near[0]!r})" if near else ""
+        raise MissingInput(f"{folder} {state}{meant}: run `{command}` first")
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,7 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from schemas.config import Experiment
-from schemas.errors import UserError, nearest
+from schemas.errors import UserError, hint, nearest
 
 DEEPEST, LONGEST = 8, 100_000  # names in a key; characters of an override
 
@@ -57,7 +58,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+        there = {other.stem: other for other in path.parent.glob("*.toml")} if path.parent.is_dir() else {}
+        near = [f" Did you mean {str(there[stem])!r}?" for stem in nearest(path.stem, there, cutoff=0.6)]
+        raise UserError(f"cannot read the config {path}: {error.strerror}.{''.join(near)}".rstrip(".")) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     base = values.pop("base", None)
@@ -100,23 +103,32 @@ def _explain(error: ValidationError, source: str) -> str:
         place = [str(part) for part in problem["loc"]]
         if problem["type"] == "extra_forbidden":
             lines.append(_unknown_key(place))
+        elif problem["type"] == "model_type":
+            keys = ", ".join(f"{place[-1]}.{name}" for name in list(_section_of(place).model_fields)[:3])
+            lines.append(f"{'.'.join(place)} is a section, not a value: set its keys ({keys} ...)")
         elif problem["type"] == "value_error":
             lines.append(f"{'.'.join(place) + ': ' if place else ''}{problem['ctx']['error']}")
         else:
-            lines.append(f"{'.'.join(place)} = {repr(problem['input'])[:200]}: {problem['msg']}")
+            allowed = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))  # of a Literal
+            near = hint(str(problem["input"]), allowed)
+            lines.append(f"{'.'.join(place)} = {repr(problem['input'])[:200]}: {problem['msg']}.{near}".rstrip("."))
     return f"in {source}: " + "; ".join(lines)
 
 
-def _unknown_key(place: list[str]) -> str:
+def _section_of(place: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Experiment
-    for name in place[:-1]:
+    for name in place:
         model = model.model_fields[name].annotation  # type: ignore[assignment]
-    known = list(model.model_fields)
+    return model
+
+
+def _unknown_key(place: list[str]) -> str:
+    known = list(_section_of(place[:-1]).model_fields)
     near = [".".join([*place[:-1], name]) for name in nearest(place[-1], known, cutoff=0.6)]
     # The right name in the wrong section is as frequent a mistake as a misspelt one.
     near = [key for key in all_keys() if key.rpartition(".")[2] == place[-1]][:1] or near
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-    return f"unknown key {'.'.join(place)[:200]!r}, {hint}"
+    meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key {'.'.join(place)[:200]!r}, {meant}"
 
 
 def all_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:

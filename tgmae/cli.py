@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from schemas.errors import UserError, user_error
+from schemas.errors import UserError
 from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
 from tgmae.inspector import view_commands
-from tgmae.options import Address, Folder, Given, Set, quoted
-
-OURS = ("schemas", "pipeline", "train", "tgmae")
-KEPT = "what is done is kept, the same command resumes"
-
-
-class _Group(TyperGroup):
-    """Errors meant for people come without a traceback; an interrupt reports that nothing is lost."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] in OURS:
-                raise
-            typer.echo(
-                f"error: this command needs {error.name}, which is not installed: pip install 'tgmae[pipeline]' "
-                "(index to guide) or 'tgmae[train]' (pretrain, finetune, probe, retrieve)",
-                err=True,
-            )
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted; {KEPT}", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:
-            ours = user_error(error)
-            if ours is None:
-                raise
-            typer.echo(f"error: {shown_lines(ours)}", err=True)
-            raise typer.Exit(2) from None
-
+from tgmae.options import KEPT, Address, Folder, Given, Group, Set, quoted
+from tgmae.runs import runs_commands
 
 app = typer.Typer(
     name="tgmae",
-    cls=_Group,
+    cls=Group,
     help="Text-guided masked video pretraining, in stages.",
     epilog="Begin with `tgmae demo`, or with `tgmae index` on your own videos. The stages in a row: `tgmae run`.",
     no_args_is_help=True,
@@ -85,7 +55,7 @@ stage_commands.register(app)
 view_commands.register(app)
 
 
-@app.command()
+@app.command(epilog="Example: tgmae export work/ssv2/runs/pretrain --to-hf out")
 def export(
     run: Annotated[
         Path, typer.Argument(help="The folder of a run, or its finetune folder; for FiftyOne the workspace.")
@@ -128,12 +98,14 @@ def run(
     experiment = Given(config, set or [], ray_address).experiment()
     if plan:
         for step in runner.plan(experiment):
-            typer.echo(shown(step))
+            typer.echo(shown(step.line("would be")))
     else:
         runner.run(experiment, lambda line: typer.echo(shown(line)))
 
 
-@app.command()
+@app.command(
+    epilog="Example: tgmae sweep configs/paper/table1_k400_tgm.toml configs/paper/table1_k400_tube.toml --seeds 3"
+)
 def sweep(
     configs: Annotated[list[Path], typer.Argument(help="TOML files of experiments.")],
     seeds: Annotated[int, typer.Option(min=1, help="Run each with the seeds 0, 1, ... as NAME-s0, NAME-s1, ...")] = 1,
@@ -141,8 +113,8 @@ def sweep(
     ray_address: Address = None,
 ) -> None:
     """Run a list of experiments, skipping what is done; on a Ray cluster their trainings run side by side."""
-    from tgmae.sweep import experiments
-    from tgmae.sweep import sweep as run_all
+    from tgmae.runs.sweep import experiments
+    from tgmae.runs.sweep import sweep as run_all
 
     overrides = [*(set or []), *([f"ray.address={quoted(ray_address)}"] if ray_address else [])]
     failed = run_all(experiments(configs, overrides, seeds), lambda line: typer.echo(shown(line)))
@@ -152,7 +124,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: tgmae table work/ssv2 work/k400 --paper")
 def table(
     folders: Annotated[list[Path], typer.Argument(help="Workspaces, or folders that hold some.")],
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers next to ours.")] = False,
@@ -164,7 +136,7 @@ def table(
     typer.echo(shown_lines(paper_tables(results) if paper else run_table(results)))
 
 
-@app.command()
+@app.command(epilog="Example: tgmae status work/ssv2 --failures 10")
 def status(
     workspace: Folder,
     failures: Annotated[int, typer.Option(min=0, help="How many failures to show, each stage.")] = 3,
@@ -177,11 +149,13 @@ def status(
         typer.echo(shown(line))
 
 
-captions = typer.Typer(cls=_Group, help="Describe and compare caption sets.", no_args_is_help=True)
+runs_commands.register(app)
+
+captions = typer.Typer(cls=Group, help="Describe and compare caption sets.", no_args_is_help=True)
 app.add_typer(captions, name="captions")
 
 
-@captions.command("stats")
+@captions.command("stats", epilog="Example: tgmae captions stats work/ssv2 --set blip2")
 def captions_stats(
     workspace: Folder,
     set: Annotated[str | None, typer.Option("--set", help="One caption set; all of them where none is named.")] = None,
@@ -194,7 +168,7 @@ def captions_stats(
         typer.echo(shown(line))
 
 
-@captions.command("diff")
+@captions.command("diff", epilog="Example: tgmae captions diff work/ssv2 blip2 llm")
 def captions_diff(
     workspace: Folder,
     first: Annotated[str, typer.Argument(help="A caption set.")],
@@ -208,7 +182,7 @@ def captions_diff(
         typer.echo(shown(line))
 
 
-@app.command()
+@app.command(epilog="Example: tgmae world data/world --videos 200 --seed 3")
 def world(
     out: Annotated[Path, typer.Argument(help="The folder to draw into.")],
     videos: Annotated[int, typer.Option(min=1, help="How many.")] = 640,
@@ -222,7 +196,7 @@ def world(
     write_world(out, videos=videos, seed=seed, size=size, test_share=test_share)
 
 
-@app.command()
+@app.command(epilog="Example: tgmae demo --seed 3 --out work/demo3")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("work/demo"),
     data: Annotated[

@@ -69,6 +69,7 @@ def train_on_ray(command: str, experiment: Experiment, *, rebuild: bool = False)
 
 def _loop(given: dict[str, Any]) -> None:
     """One process, inside Ray."""
+    from schemas.log import capturing
     from schemas.toml import load_experiment
     from train.__main__ import COMMANDS
 
@@ -76,7 +77,8 @@ def _loop(given: dict[str, Any]) -> None:
         config = Path(folder) / "config.toml"
         config.write_text(given["experiment"], encoding="utf-8")
         experiment = load_experiment(config)
-    COMMANDS[given["command"]](experiment, given["rebuild"])
+    with capturing():
+        COMMANDS[given["command"]](experiment, given["rebuild"])
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

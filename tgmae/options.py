@@ -1,4 +1,4 @@
-"""Options that commands share. Light: the config's defaults are looked up for --help, nothing else is imported."""
+"""What commands share: options, and how errors are printed. Light: for --help only the config is looked up."""
 
 from __future__ import annotations
 
@@ -11,8 +11,40 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
-from schemas.foreign_text import shown
+from schemas.errors import user_error
+from schemas.foreign_text import shown, shown_lines
+
+OURS = ("schemas", "pipeline", "train", "tgmae")
+KEPT = "what is done is kept, the same command resumes"
+
+
+class Group(TyperGroup):
+    """Errors meant for people come without a traceback; an interrupt reports that nothing is lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in OURS:
+                raise
+            typer.echo(
+                f"error: this command needs {error.name}, which is not installed: pip install 'tgmae[pipeline]' "
+                "(index to guide) or 'tgmae[train]' (pretrain, finetune, probe, retrieve)",
+                err=True,
+            )
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; {KEPT}", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            ours = user_error(error)
+            if ours is None:
+                raise
+            typer.echo(f"error: {shown_lines(ours)}", err=True)
+            raise typer.Exit(2) from None
+
 
 Folder = Annotated[Path, typer.Argument(help="The workspace.")]
 

@@ -20,7 +20,7 @@ from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.paper_numbers import FT, LP, R1, R5, TABLES, Row
 from tgmae.run_conditions import epochs, tested, trained_with, unlike_others, wilson
-from tgmae.sweep import SEEDED
+from tgmae.runs.sweep import SEEDED
 from train.evaluation.results import FILE, Result, read_result
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "paper"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.runtime.ray_session import shared_ray
+from schemas import log
 from schemas.config import Experiment, StageName
-from schemas.errors import UserError
-from schemas.replacement import replacement_folder
-from schemas.stage import StageRecord, StageSpec, begun_record, damage, read_record
+from schemas.errors import MissingInput, UserError
+from schemas.replacement import settle_all
+from schemas.stage import StageRecord, damage, read_record
 from tgmae.stages import STAGES, Stage, part_stages
+from train.engine.run_folder import Move
 
-Action = Literal["current", "build", "resume", "rebuild", "pending"]
+Action = Literal["current", "build", "resume", "rebuild", "restore", "pending"]
 
 
 COMMANDS = {"part": "tgmae caption WORKSPACE --source SET", "embed": "tgmae guide WORKSPACE --guide embeddings"}
@@ -22,42 +25,53 @@ COMMANDS = {"part": "tgmae caption WORKSPACE --source SET", "embed": "tgmae guid
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done for one stage. `rebuild` replaces something: a finished stage, or the parts of another one."""
+    """What is to be done for one stage.
+
+    `rebuild` replaces something: a finished stage, or the parts of another one; `restore` takes back a run of this very
+    config that was set aside, to be resumed where it is not finished.
+    """
 
     stage: str
     action: Action
     reason: str
+    moves: tuple[Move, ...] = ()  # of runs, before anything else
+    expected: bool = False  # of a pending one: whether it will be made, as far as can be seen
 
-    def __str__(self) -> str:
+    def line(self, verb: str) -> str:
+        """`verb`: "is", or in a plan "would be"."""
         made_by = f" (made by `{COMMANDS[self.stage]}`)" if self.stage in COMMANDS and self.works else ""
-        return f"{self.stage:<9} {self.action:<8} {self.reason}{made_by}"
+        verb = "may be" if self.action == "pending" else verb
+        moved = "".join(f"; {str(move).format(verb)}" for move in self.moves)
+        return f"{self.stage:<9} {self.action:<8} {self.reason}{made_by}{moved}"
 
     @property
     def works(self) -> bool:
-        return self.action in ("build", "resume", "rebuild")
+        return self.action in ("build", "resume", "rebuild", "restore")
+
+    @property
+    def displaces(self) -> bool:
+        """Whether it takes the place of something that was made."""
+        return self.action == "rebuild" or len(self.moves) > 1
 
 
 def decide(stage: Stage, experiment: Experiment) -> Step:
     """What is to be done for one stage whose inputs are complete: what a plan prints, and what a run does."""
     spec = stage.spec(experiment)
     record = read_record(spec.folder)
-    if record is None:
-        return _unfinished(stage, spec)
-    reasons = [*spec.differences(record), *damage(spec.folder, record)]
-    if reasons:
-        begun = begun_record(replacement_folder(spec.folder))
-        resumed = "; resumes the rebuild that was stopped" if begun and begun.fingerprint == spec.fingerprint else ""
-        return Step(stage.name, "rebuild", "; ".join(reasons[:8]) + resumed)
-    return Step(stage.name, "current", f"{spec.folder}{_counts(record)}")
-
-
-def _unfinished(stage: Stage, spec: StageSpec) -> Step:
-    begun = begun_record(spec.folder)
-    if begun is None:
+    reasons = [] if record is None else [*spec.differences(record), *damage(spec.folder, record)]
+    if record is not None and not reasons:
+        return Step(stage.name, "current", f"{spec.folder}{_counts(record)}")
+    found = stage.look(spec)
+    if found.returns:
+        return Step(stage.name, "restore", "a run of this config was kept", tuple(found.moves))
+    if record is not None:
+        resumed = "; resumes the rebuild that was stopped" if found.begun and not (found.reasons or found.moves) else ""
+        return Step(stage.name, "rebuild", "; ".join(reasons[:8]) + resumed, tuple(found.moves))
+    if not found.begun:
         return Step(stage.name, "build", f"no output yet ({spec.folder})")
-    reasons = stage.begun_spec(spec).differences(begun)
-    if reasons:
-        return Step(stage.name, "rebuild", f"what was begun has another config: {'; '.join(reasons[:8])}")
+    if found.reasons:
+        reason = f"what was begun has another config: {'; '.join(found.reasons[:8])}"
+        return Step(stage.name, "rebuild", reason, tuple(found.moves))
     return Step(stage.name, "resume", str(spec.folder))
 
 
@@ -67,25 +81,36 @@ def _counts(record: StageRecord) -> str:
 
 
 def plan(experiment: Experiment) -> list[Step]:
-    """What a run would do, without doing it. A stage after one that is built is decided when its input is complete."""
+    """What a run would do, without doing it. A stage after one that is built is decided when its input is complete.
+
+    Raises UserError for what would stop the run, as far as it is known beforehand.
+    """
     steps: list[Step] = []
     for stage in _wanted(experiment):
         try:
             step = decide(stage, experiment)
-        except UserError:
+        except MissingInput:
             waits = [earlier.stage for earlier in steps if earlier.action != "current"]
             if not any(earlier.works for earlier in steps):
                 raise
-            step = Step(stage.name, "pending", f"waits for {', '.join(waits)}")
+            step = _pending(stage, experiment, f"waits for {', '.join(waits)}", expected=True)
         else:
             needs = set(NEEDS[stage.name])
             if "captions" not in stage.spec(experiment).inputs:  # a guide that is not made from them
                 needs.discard("caption")
             upstream = [earlier.stage for earlier in steps if earlier.action != "current" and earlier.stage in needs]
-            if step.action == "current" and upstream:
-                step = Step(stage.name, "pending", f"rebuilt if {' or '.join(upstream)} changes its input")
+            if upstream and step.works:  # its inputs may be others by then, and so may be what is kept of it
+                reason = f"after {', '.join(upstream)}: {step.action}, {step.reason}"
+                step = _pending(stage, experiment, reason, expected=True)
+            elif upstream:
+                step = _pending(stage, experiment, f"rebuilt if {' or '.join(upstream)} changes its input")
         steps.append(step)
     return steps
+
+
+def _pending(stage: Stage, experiment: Experiment, reason: str, *, expected: bool = False) -> Step:
+    move = stage.displaces(experiment)
+    return Step(stage.name, "pending", reason, () if move is None else (move,), expected)
 
 
 NEEDS = {
@@ -107,47 +132,56 @@ DATA = tuple(name for name in NEEDS if name not in get_args(StageName))
 
 
 def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Sequence[str] | None = None) -> None:
-    """Brings every stage, or those named, up to date; a stage that is current is not touched."""
-    _check_models(experiment, only)
+    """Brings every stage, or those named, up to date; a stage that is current is not touched.
+
+    Raises UserError, before anything is touched, for what a plan would raise, and for models that cannot be had.
+    """
+    settle_all(Path(experiment.workspace))
+    _check_models(experiment, plan(experiment), only)
     with shared_ray() as ray:
         for stage in _wanted(experiment):
             if only is not None and stage.name not in only:
                 continue
             step = decide(stage, experiment)
-            say(str(step))
+            say(step.line("is"))
             if step.works:
                 if stage.name not in DATA:
                     ray.close()  # training has the machine to itself
-                stage.run(experiment)
+                _run_logged(stage, step, experiment)
 
 
-def _check_models(experiment: Experiment, only: Sequence[str] | None) -> None:
-    """Raises UserError, before hours of other stages, when a model of one that is not current cannot be had."""
-    for stage in _wanted(experiment):
-        if stage.check is None or (only is not None and stage.name not in only):
-            continue
-        try:
-            current = decide(stage, experiment).action == "current"
-        except UserError:  # its input is made by a stage before it
-            current = False
-        if not current:
+def _check_models(experiment: Experiment, steps: Sequence[Step], only: Sequence[str] | None) -> None:
+    """Raises UserError, before hours of other stages, when a model of one that will be made cannot be had."""
+    for stage, step in zip(_wanted(experiment), steps, strict=True):
+        asked = only is None or stage.name in only
+        if asked and stage.check is not None and (step.works or step.expected):
             stage.check(experiment)
 
 
 def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = print, *, rebuild: bool = False) -> None:
     """Brings the one stage up to date. Raises UserError where that would replace what there is, unless `rebuild`."""
     stage = next(each for each in STAGES if each.name == name)
+    settle_all(Path(experiment.workspace))
     step = decide(stage, experiment)
-    say(str(step))
+    say(step.line("would be" if step.displaces and not rebuild else "is"))
     if not step.works:
         return
-    if step.action == "rebuild" and not rebuild:
+    if step.displaces and not rebuild:
+        kept = "--rebuild replaces it; what is finished stays until its replacement is finished"
+        if step.moves:
+            kept = "--rebuild moves it aside, where it is kept; --name NAME gives this one a name of its own"
         raise UserError(
             f"{stage.spec(experiment).folder} has another config or other inputs: {step.reason}. Nothing was done. "
-            "--rebuild replaces it; what is finished stays until its replacement is finished"
+            + kept
         )
-    stage.run(experiment)
-    say(str(decide(stage, experiment)))
+    _run_logged(stage, step, experiment)
+    say(decide(stage, experiment).line("is"))
+
+
+def _run_logged(stage: Stage, step: Step, experiment: Experiment) -> None:
+    with log.capturing():
+        log.note(step.line("is"))
+        stage.run(experiment)
 
 
 def _wanted(experiment: Experiment) -> list[Stage]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from schemas.registry import GUIDES
 from tgmae.options import Folder, Given, experiment_command, option
 
 Captions = Annotated[str | None, option("captions", "The caption set, such as blip2 or blip2+llm.")]
@@ -99,6 +100,8 @@ def guide(
     """Score every patch by captions, motion or a class of your own, into tars next to the clips', on Ray."""
     keys = {"workspace": workspace, "captions": captions, "text__grid_stride": grid_stride}
     experiment = given.experiment(**keys, text__crop_size=crop_size)
+    if guide is not None and guide != "none" and ":" not in guide:
+        GUIDES.known(guide)
     # Set past the check that the config's mask can use it: here only the guide is made.
     given.run("guide", experiment.model_copy(update={"guide": guide}) if guide else experiment)
 

@@ -5,22 +5,33 @@ The trainer never shares a process with Ray, a captioner or CLIP.
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline import stage_specs
 from pipeline.guides.guide_identity import cached, needs_captions
+from pipeline.runtime.stage_folder import begun_in
 from schemas.atomic import write_bytes
 from schemas.config import Experiment, caption_source
 from schemas.errors import UserError
+from schemas.signals import exit_status
 from schemas.stage import StageSpec
 from schemas.toml import dump
 from schemas.workspace import Workspace, checked_name
 from train import specs
+from train.engine.run_folder import Held, Move, displaced, look
+
+
+class Found(NamedTuple):
+    """What lies where a stage that is not current would be made."""
+
+    begun: bool = False  # something that is not complete
+    reasons: Sequence[str] = ()  # why it is not what is asked for
+    moves: Sequence[Move] = ()  # what is kept elsewhere, in order; the last one brings back what is asked for
+    returns: bool = False  # whether it does
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,41 @@ class Stage:
     spec: Callable[[Experiment], StageSpec]
     run: Callable[[Experiment], None]
     wanted: Callable[[Experiment], bool] = lambda experiment: True
-    begun_spec: Callable[[StageSpec], StageSpec] = lambda spec: spec  # what a stage that is not complete belongs to
+    look: Callable[[StageSpec], Found] = lambda spec: _built(spec)  # in its folder, without changing anything
+    displaces: Callable[[Experiment], Move | None] = lambda experiment: None  # what any other run here moves aside
     check: Callable[[Experiment], None] | None = None  # whether its models can be had: within seconds, before any work
+
+
+def _built(spec: StageSpec) -> Found:
+    begun, reasons = begun_in(spec)
+    return Found(begun is not None, reasons)
+
+
+def _trained(spec: StageSpec) -> Found:
+    return _found(spec, look(spec))
+
+
+def _tuned(spec: StageSpec) -> Found:
+    training = specs.training_part_of(spec)
+    return _found(training, look(training, specs.training_part))
+
+
+def _run(experiment: Experiment) -> Move | None:
+    return displaced(Workspace(Path(experiment.workspace)).run(experiment.name))
+
+
+def _tuning(experiment: Experiment) -> Move | None:
+    return displaced(Workspace(Path(experiment.workspace)).run(experiment.name) / "finetune", specs.training_part)
+
+
+def _found(spec: StageSpec, held: Held) -> Found:
+    begun = held.before is not None and (held.aside is not None or held.checkpoint is not None)
+    reasons = [] if held.before is None else spec.differences(held.before)
+    return Found(begun, reasons, held.moves, held.back is not None)
+
+
+def _measured(spec: StageSpec) -> Found:
+    return Found()  # quick: what is not finished is begun anew
 
 
 def _index(experiment: Experiment) -> None:
@@ -73,6 +117,12 @@ def _check_guide(experiment: Experiment) -> None:
     from pipeline.runtime.model_check import check_guide
 
     check_guide(experiment)
+
+
+def _check_model(experiment: Experiment) -> None:
+    from train.models.sizes import model_config
+
+    model_config(experiment)
 
 
 def _pretrain(experiment: Experiment) -> None:
@@ -126,10 +176,10 @@ STAGES = (
         _embedded,
         check=lambda experiment: _check_guide(_embeddings(experiment)),
     ),
-    Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain")),
-    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), specs.training_part_of),
-    Stage("probe", specs.probe_spec, _probe, _asked("probe")),
-    Stage("retrieve", specs.retrieve_spec, _retrieve, _asked("retrieve")),
+    Stage("pretrain", specs.pretrain_spec, _pretrain, _asked("pretrain"), _trained, _run, _check_model),
+    Stage("finetune", specs.finetune_spec, _finetune, _asked("finetune"), _tuned, _tuning),
+    Stage("probe", specs.probe_spec, _probe, _asked("probe"), _measured),
+    Stage("retrieve", specs.retrieve_spec, _retrieve, _asked("retrieve"), _measured),
 )
 
 
@@ -166,8 +216,6 @@ def _train(command: str, experiment: Experiment, *options: str) -> None:
     config = Workspace(Path(experiment.workspace)).root / "experiments" / f"{name}.toml"
     write_bytes(config, dump(experiment).encode())
     process = [sys.executable, "-m", "train", command, str(config), "--end-with-parent", *options]
-    result = subprocess.run(process)
-    if result.returncode in (-signal.SIGINT, 130):
-        raise KeyboardInterrupt
-    if result.returncode:
-        raise UserError(f"{command} ended with status {result.returncode}: see the error above")
+    status = exit_status(process)
+    if status:
+        raise UserError(f"{command} ended with status {status}: see the error above")

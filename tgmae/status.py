@@ -7,8 +7,7 @@ from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.foreign_text import shown
-from schemas.replacement import replacement_folder
-from schemas.stage import PARTS, StageRecord, damage, read_record
+from schemas.stage import PARTS, StageRecord, damage, read_record, replacement_folder
 from schemas.tables import FAILURES, SKIPPED, read_table
 from schemas.workspace import Workspace
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from schemas.config import Experiment
 from schemas.errors import UserError, user_error
 from schemas.foreign_text import shown_lines
-from schemas.signals import end_with_parent, exit_on_sigterm
+from schemas.log import capturing
+from schemas.signals import INTERRUPTED, end_with_parent, exit_on_sigterm
 from schemas.toml import load_experiment
 
 
@@ -46,7 +47,7 @@ COMMANDS: dict[str, Callable[[Experiment, bool], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 for what the user can put right, which is printed without a traceback."""
+    """Exit status: 0; 2 for what the user can put right, which is printed without a traceback; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     parser.add_argument("stage", choices=COMMANDS)
     parser.add_argument("config", type=Path, help="an experiment, TOML")
@@ -62,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exit_on_sigterm(f"{options.stage}: terminated; what is done is kept, the same command resumes")
     try:
         experiment = load_experiment(options.config, options.overrides)
-        COMMANDS[options.stage](experiment, options.rebuild)
+        with capturing():
+            COMMANDS[options.stage](experiment, options.rebuild)
+    except KeyboardInterrupt:
+        if not options.end_with_parent:  # which reports it
+            print(f"{options.stage}: interrupted; what is done is kept, the same command resumes", file=sys.stderr)
+        return INTERRUPTED
     except (UserError, OSError) as error:
         ours = user_error(error)
         if ours is None:

@@ -5,7 +5,7 @@ tgmae export work/ssv2/runs/tgm --to-hf out
 
 from pathlib import Path
 
-from schemas.errors import UserError
+from schemas.errors import UserError, hint
 from schemas.toml import load_experiment
 from train.data.classes import names_in
 from train.models.hf import save_hf
@@ -22,7 +22,10 @@ def export_hf(run: Path, out: Path) -> str:
     Errors: UserError for a folder that is not a run's, for one that is not complete, for divided attention.
     """
     if not (run / "config.toml").is_file():
-        raise UserError(f"{run} is not the folder of a run: it has no config.toml (runs are under WORKSPACE/runs)")
+        near = hint(str(run), [str(path.parent) for path in run.parent.glob("*/config.toml")])
+        raise UserError(
+            f"{run} is not the folder of a run: it has no config.toml (runs are under WORKSPACE/runs).{near}"
+        )
     weights = read_weights(run)
     if "head.weight" in weights.state:
         classifier = Classifier(weights.config, len(weights.state["head.weight"]))

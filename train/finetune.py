@@ -69,17 +69,17 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
         return required_record(spec.folder, "tgmae finetune")
     with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         share_cores(experiment.pretrain.workers, ranks.device)
-        record = read_record(spec.folder)
-        before, found = resume.state(training, record and training_part(record), rebuild=rebuild)
+        held = resume.state(training, ranks, training_part, rebuild=rebuild)
+        record = current_record(spec)
+        if record is not None:  # it was kept aside, whole
+            return record
         data = Data(experiment)
         tuner = Tuner(experiment, training, ranks, data)
         ranks.wait()  # all have looked: now one may change things
         if ranks.main:
-            if before is not None and before.fingerprint != training.fingerprint:
-                resume.move_aside(training, before.fingerprint)
-            resume.prepare(experiment, training, (MODEL, *finetune_results.FILES), fresh=found is None)
-        if found is not None:
-            tuner.resume(*found)
+            resume.prepare(experiment, training, held, (MODEL, *finetune_results.FILES))
+        if held.checkpoint is not None:
+            tuner.resume(*held.checkpoint)
         tuner.train()
         _finish(tuner, spec, data)
         ranks.wait()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from schemas.atomic import replacing
 from schemas.config import Experiment
-from schemas.stage import StageRecord, current_record, read_record, required_record
+from schemas.stage import StageRecord, current_record, required_record
 from train.engine import resume
 from train.engine.distributed import launch, process_group, share_cores, under_torchrun
 from train.engine.record import finish
@@ -37,8 +37,9 @@ def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
     Leaves model.safetensors (a PretrainModel's state), head.safetensors where there is a contrastive
     part, config.toml, metrics.jsonl, tensorboard/, checkpoints/ and stage.json in runs/<name>.
     Errors: UserError when the run's folder holds another run, unless `rebuild`, which moves that one
-    aside to runs/<name>.<its fingerprint>, for it took long to make; for anything wrong with data,
-    config or devices; when a loss is NaN or infinite.
+    aside to runs/<name>.<its fingerprint>, for it took long to make, and takes this one back from there
+    where it was set aside before; for anything wrong with data, config or devices; when a loss is NaN
+    or infinite.
     """
     spec = pretrain_spec(experiment)
     record = current_record(spec)
@@ -49,15 +50,16 @@ def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
         return required_record(spec.folder, "tgmae pretrain")
     with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         share_cores(experiment.pretrain.workers, ranks.device)
-        before, found = resume.state(spec, read_record(spec.folder), rebuild=rebuild)
+        held = resume.state(spec, ranks, rebuild=rebuild)
+        record = current_record(spec)
+        if record is not None:  # it was kept aside, whole
+            return record
         trainer = Trainer(experiment, spec, ranks)  # what is wrong with the config is found before anything is moved
         ranks.wait()  # all have looked: now one may change things
         if ranks.main:
-            if before is not None and before.fingerprint != spec.fingerprint:
-                resume.move_aside(spec, before.fingerprint)
-            resume.prepare(experiment, spec, (MODEL, HEAD), fresh=found is None)
-        if found is not None:
-            trainer.resume(*found)
+            resume.prepare(experiment, spec, held, (MODEL, HEAD))
+        if held.checkpoint is not None:
+            trainer.resume(*held.checkpoint)
         trainer.train()
         _finish(trainer)
         ranks.wait()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from train.engine.checkpoint import FOLDER
+from train.engine.checkpoint_files import FOLDER
 from train.models.attention import DividedBlock
 from train.models.cubes import clip_from_cubes, cubes_from_clip, gather_tokens, to_unit
 from train.models.losses import pixel_target

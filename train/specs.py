@@ -12,7 +12,7 @@ from typing import Any, Literal
 from schemas.atomic import sha256_file
 from schemas.config import SPEAKING, Experiment, Frozen
 from schemas.errors import UserError
-from schemas.stage import StageRecord, StageSpec, read_record, required_record
+from schemas.stage import StageRecord, StageSpec, present, read_record, required_record
 from schemas.workspace import Workspace
 from train.data.splits import with_test_split
 from train.data.videos import guide_command
@@ -60,7 +60,7 @@ def finetune_spec(experiment: Experiment) -> StageSpec:
 def finetune_training_spec(experiment: Experiment) -> StageSpec:
     """What determines the fine-tuned weights: the checkpoints belong to this."""
     workspace = Workspace(Path(experiment.workspace))
-    run, classes = workspace.run(experiment.name), workspace.manifest / "classes.json"
+    run, classes = workspace.run(experiment.name), present(workspace.manifest) / "classes.json"
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
     if classes.is_file():
         inputs["classes"] = sha256_file(classes)

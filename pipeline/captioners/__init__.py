@@ -1,4 +1,4 @@
-"""Sources of captions, one file each. A captioner is a plain class that knows nothing of Ray.
+"""Sources of captions, one file each, named in schemas/registry.py; plain classes that know nothing of Ray.
 
 Two kinds: a FrameCaptioner looks at keyframes and holds a model; a RowCaptioner knows the texts of a video from its
 row of the manifest, so that nothing is decoded and no cluster is needed.
@@ -7,14 +7,13 @@ row of the manifest, so that nothing is decoded and no cluster is needed.
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline.runtime.units import Row
-from schemas.config import Experiment
-from schemas.errors import choice_error
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]  # [H, W, 3] RGB
 
@@ -68,21 +67,12 @@ class RowCaptioner(Protocol):
         ...
 
 
-SOURCES = {
-    "blip2": "pipeline.captioners.blip2:Blip2Captioner",
-    "blip": "pipeline.captioners.blip:BlipCaptioner",
-    "lavis": "pipeline.captioners.lavis:LavisCaptioner",
-}
-"""Where the class of a source is; it is given the section of the config that has the source's name."""
+@dataclass(frozen=True)
+class RowSource:
+    """A captioner of rows, ready to describe."""
 
-
-def make_captioner(source: str, experiment: Experiment) -> FrameCaptioner:
-    """Loads the model of that source. Raises UserError for an unknown name or a model that cannot be loaded."""
-    if source not in SOURCES:
-        raise choice_error("source of captions from frames", source, SOURCES)
-    module, _, name = SOURCES[source].partition(":")
-    captioner: FrameCaptioner = getattr(import_module(module), name)(getattr(experiment.caption, source))
-    return captioner
+    captioner: RowCaptioner
+    notes: Mapping[str, bytes] = field(default_factory=dict)  # files next to captions.parquet
 
 
 def seed_of(seed: int, *names: object) -> int:

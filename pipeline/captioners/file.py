@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pipeline.captioners import NoCaption, TimedText
+from pipeline.captioners import NoCaption, RowSource, TimedText
 from pipeline.captioners.caption_table import Listed, read_listed
 from pipeline.captioners.subtitles import TIMED, read_timed
 from pipeline.runtime.units import Row
-from schemas.config import CaptionFile
+from schemas.config import CaptionFile, Experiment
 from schemas.errors import UserError
 from schemas.foreign_text import composed, shown
 
@@ -20,6 +20,10 @@ SHOWN = 3  # names in a message
 
 class AmbiguousName(ValueError):
     """Captions that may be of several videos."""
+
+
+def file_source(experiment: Experiment, manifest: list[Row]) -> RowSource:
+    return RowSource(FileCaptioner(experiment.caption.file, manifest))
 
 
 class FileCaptioner:

@@ -6,6 +6,7 @@ CuPL publishes (github.com/sarahpratt/CuPL, all_prompts) are of that form.
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -14,14 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.captioners import NoCaption, NoLabel, TimedText, seed_of
+from pipeline.captioners import NoCaption, NoLabel, RowSource, TimedText, seed_of
 from pipeline.captioners.label_words import joined, spoken
 from pipeline.captioners.llm_answers import Answer, Asker, Cache, Pace, Question, Reply, answer, judged
 from pipeline.runtime.units import Row
-from schemas.config import Llm
+from schemas.config import Experiment, Llm
 from schemas.errors import UserError
 from schemas.foreign_text import parsed_json, shown
 from schemas.progress import Progress
+from schemas.workspace import Workspace
 
 LETTERS = 4  # about as many to a token
 WRAPPING = 8  # tokens that a chat message costs apart from its text, about
@@ -53,6 +55,26 @@ class LlmCaptioner:
         wanted = min(self._per_video or len(texts), len(texts))
         chosen = random.Random(seed_of(self._seed, row["video_id"])).sample(range(len(texts)), wanted)
         return [TimedText(texts[number]) for number in sorted(chosen)]
+
+
+def llm_source(experiment: Experiment, manifest: list[Row]) -> RowSource:
+    """Raises UserError when the descriptions cannot be read, or the model cannot be asked."""
+    options, cache = experiment.caption.llm, Workspace(Path(experiment.workspace)).root / "cache" / "llm"
+    classes = sorted({row["label_text"] for row in manifest if row["label_text"]})
+    if options.file:
+        told = read_descriptions(Path(options.file), classes, options)
+    elif options.local:
+        from pipeline.captioners.local_llm import LocalModel
+
+        options = options.model_copy(update={"concurrency": 1})  # one model, one random state
+        told = ask_descriptions(LocalModel(options), classes, Path(options.cache or cache), options)
+    else:
+        from pipeline.captioners.endpoint import Endpoint
+
+        told = ask_descriptions(Endpoint(options), classes, Path(options.cache or cache), options)
+    notes = {"descriptions.json": told.texts, "rejected.json": told.rejected}
+    content = {name: f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode() for name, value in notes.items()}
+    return RowSource(LlmCaptioner(told, options.per_video, experiment.caption.seed), content)
 
 
 def read_descriptions(path: Path, classes: Sequence[str], options: Llm) -> Descriptions:

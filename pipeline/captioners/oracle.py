@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
-from pipeline.captioners import NoLabel, TimedText
+from pipeline.captioners import NoLabel, RowSource, TimedText
 from pipeline.captioners.label_words import in_words
 from pipeline.runtime.units import Row
-from schemas.config import Oracle
+from schemas.config import Experiment, Oracle
 from schemas.errors import UserError
 
 # SSv2 writes its labels as "Holding [something] next to [something]", or without the brackets.
 PLACE = re.compile(r"\[[^\]]+\]|\bsomething\b", re.IGNORECASE)
+
+
+def oracle_source(experiment: Experiment, manifest: list[Row]) -> RowSource:
+    return RowSource(OracleCaptioner(experiment.caption.oracle))
 
 
 class OracleCaptioner:

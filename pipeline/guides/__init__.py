@@ -1,4 +1,6 @@
-"""Guides, one file each: whatever scores the patches of a frame. A guide knows its model and nothing of files or Ray.
+"""Guides, one file each, named in schemas/registry.py: whatever scores the patches of a frame.
+
+A guide knows its model and nothing of files or Ray.
 
 Shapes: C maps (or captions) of a video, F scored frames, H x W pixels, gh x gw grid cells, D text width.
 """
@@ -8,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from schemas.config import Experiment, Flow, Text
 from schemas.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -56,6 +59,24 @@ class Recipe:
     holds_model: bool = True  # and so wants a GPU where there are any
     clips: Path | None = None  # another folder than that of the clips, of as many tars with the same keys
     member: str = "mp4"  # of a sample, which `read` is given
+
+
+SHARDS = ["av", "webdataset"]  # packages that a guide of frames reads the clips by
+Options = TypeVar("Options", Text, Flow)
+
+
+def settled(options: Options, weights: str) -> Options:
+    """A model folder or file by its full path: Ray's workers may run in another folder. weights: its key."""
+    prefix, update = "local-dir:", {}
+    if options.model.startswith(prefix):
+        update["model"] = prefix + str(Path(options.model.removeprefix(prefix)).resolve())
+    elif Path(getattr(options, weights)).is_file():
+        update[weights] = str(Path(getattr(options, weights)).resolve())
+    return options.model_copy(update=update)
+
+
+def settled_text(experiment: Experiment) -> Text:
+    return settled(experiment.text, "pretrained")
 
 
 def checked(found: object, captions: list[str], frames: int) -> Scores:

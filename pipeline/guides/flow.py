@@ -9,20 +9,49 @@ the right and downwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from pipeline.guides import Floats, Frames, Scores
+from pipeline.guides import SHARDS, Floats, Frames, Guide, Recipe, Scores, settled
+from pipeline.guides.frames import scored_frames
 from pipeline.guides.grid import area_mean, grid
-from schemas.config import Flow
+from schemas.config import Experiment, Flow
 
 
 class Engine(Protocol):
     def __call__(self, from_NHW3: Frames, to_NHW3: Frames) -> Floats:
         """Where the content of each pixel of the first frames is in the second ones, relative to it: [N, H, W, 2]."""
         ...
+
+
+def optical_flow_recipe(experiment: Experiment) -> Recipe:
+    return _recipe(experiment, _make_optical_flow)
+
+
+def flow_magnitude_recipe(experiment: Experiment) -> Recipe:
+    return _recipe(experiment, _make_flow_magnitude)
+
+
+def _recipe(experiment: Experiment, make: Callable[[Flow], Guide]) -> Recipe:
+    flow = settled(experiment.flow, "weights")
+    raft = flow.engine == "raft"
+    tools = ["torch", "torchvision"] if raft else ["opencv-python-headless"]
+    return Recipe(partial(make, flow), flow.frame_stride, [*tools, *SHARDS], scored_frames, holds_model=raft)
+
+
+def _make_optical_flow(flow: Flow) -> Guide:
+    from pipeline.guides.flow_engines import make_engine
+
+    return OpticalFlowGuide(make_engine(flow), flow)
+
+
+def _make_flow_magnitude(flow: Flow) -> Guide:
+    from pipeline.guides.flow_engines import make_engine
+
+    return FlowMagnitudeGuide(make_engine(flow), flow)
 
 
 class OpticalFlowGuide:

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.guides import custom
-from pipeline.runtime.model_identity import LOCAL, encoder_identity
+from pipeline.runtime.model_identity import LOCAL, NO_EFFECT, encoder_identity
 from schemas.atomic import sha256_file
 from schemas.config import GUIDES, SPEAKING, Experiment, Flow, Text
 from schemas.errors import choice_error
+from schemas.registry import GUIDES as GUIDE_NAMES
 
 
 def needs_captions(guide: str) -> bool:
-    """Whether a guide is made from captions. Raises UserError for a class of one's own that cannot be loaded."""
+    """Whether a guide is made from captions.
+
+    Raises UserError for an unknown name, and for a class of one's own that cannot be loaded.
+    """
+    if guide not in GUIDES and ":" not in guide:
+        raise choice_error("guide", guide, GUIDES)
     return guide in SPEAKING or (guide not in GUIDES and custom.needs_captions(guide))
 
 
@@ -30,9 +36,10 @@ def guide_identity(experiment: Experiment) -> dict[str, Any]:
     if guide in ("optical-flow", "flow-magnitude"):
         camera = {"remove_camera": experiment.flow.remove_camera} if guide == "flow-magnitude" else {}
         return {"guide": guide, **_flow(experiment.flow), **camera}
-    if ":" not in guide:
-        raise choice_error("guide", guide, GUIDES)
-    return custom.identity(experiment)
+    if ":" in guide:
+        return custom.identity(experiment)
+    options = getattr(experiment, GUIDE_NAMES.known(guide).replace("-", "_"), None)  # its section, where it has one
+    return {"guide": guide, **(options.model_dump(mode="json", exclude=NO_EFFECT) if options is not None else {})}
 
 
 def cells_identity(text: Text) -> dict[str, Any]:

@@ -11,20 +11,27 @@ downwards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.guides import Floats, Scores
+from pipeline.guides import SHARDS, Floats, Recipe, Scores
 from pipeline.guides.frames import decoded
 from pipeline.guides.grid import grid, overlaps
 from pipeline.media.video import VideoError
-from schemas.config import Motion
+from schemas.config import Experiment, Motion
 
 CHUNK = 256  # frames
 UNIT = 8  # pixels: libavcodec tells no vector of a smaller block
 # Motion vectors next to the frames; nobody looks at the pictures, so they need not be smoothed.
 DECODER = {"flags2": "+export_mvs", "skip_loop_filter": "all"}
+
+
+def motion_recipe(experiment: Experiment) -> Recipe:
+    motion = experiment.motion
+    make, read = partial(MotionGuide, motion), CodecMotion(motion.patch)
+    return Recipe(make, motion.frame_stride, ["numpy", *SHARDS], read, holds_model=False)
 
 
 class NoMotion(VideoError):

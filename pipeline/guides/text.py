@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.guides import Floats, Frames, Scores
-from pipeline.guides.cache import Codes
+from pipeline.guides import SHARDS, Floats, Frames, Guide, Recipe, Scores, settled_text
+from pipeline.guides.cache import MEMBER, CachedFeatures, Codes
+from pipeline.guides.frames import scored_frames
+from pipeline.guides.guide_identity import cached, features_name
+from schemas.config import Experiment, Text
+from schemas.workspace import Workspace
 
+ENCODER = ["open_clip_torch", "torch"]  # packages
 REMEMBERED = 65_536  # embeddings of distinct captions: 128 MB at width 512
 
 
@@ -21,6 +28,37 @@ class Encoder(TextTower, Protocol):
     points: bool  # whether cells overlap
 
     def score_frames(self, frames_FHW3: Frames, text_CD: Floats) -> Floats: ...
+
+
+def text_recipe(experiment: Experiment) -> Recipe:
+    text = settled_text(experiment)
+    if not cached(experiment):
+        return Recipe(partial(_make_text, text), text.frame_stride, [*ENCODER, *SHARDS], scored_frames)
+    features = Workspace(Path(experiment.workspace)).features(features_name(text)).resolve()
+    make, read = partial(_make_cached_text, text), CachedFeatures(features)
+    return Recipe(make, text.frame_stride, [*ENCODER, "webdataset"], read, clips=features, member=MEMBER)
+
+
+def embeddings_recipe(experiment: Experiment) -> Recipe:
+    return Recipe(partial(_make_embeddings, settled_text(experiment)), 1, [*ENCODER, "webdataset"], None)
+
+
+def _make_text(text: Text) -> Guide:
+    from pipeline.guides.encoder import TextEncoder  # open_clip takes seconds to import
+
+    return TextGuide(TextEncoder(text))
+
+
+def _make_cached_text(text: Text) -> Guide:
+    from pipeline.guides.encoder import TextEncoder
+
+    return CachedTextGuide(TextEncoder(text))
+
+
+def _make_embeddings(text: Text) -> Guide:
+    from pipeline.guides.encoder import TextEncoder
+
+    return EmbeddingsGuide(TextEncoder(text))
 
 
 class EmbeddingsGuide:

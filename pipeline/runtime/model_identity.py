@@ -9,7 +9,9 @@ from typing import Any
 from schemas.atomic import sha256_file
 from schemas.config import CAPTION_SOURCES, Blip2, Caption, CaptionFile, Lavis, Llm, Text
 from schemas.errors import UserError, choice_error
+from schemas.registry import FRAME_CAPTIONERS
 
+NO_EFFECT = {"device", "batch_size"}  # on what is made, of a section that nothing else is known of
 LOCAL = "local-dir:"  # open_clip's prefix of a model folder
 
 
@@ -18,16 +20,18 @@ def captioner_identity(source: str, caption: Caption) -> dict[str, Any]:
     if source not in CAPTION_SOURCES:
         raise choice_error("caption source", source, CAPTION_SOURCES)
     identity: dict[str, Any] = {"clean": caption.clean.model_dump(mode="json")} if caption.clean.enabled else {}
-    if source == "oracle":
-        return identity | caption.oracle.model_dump(mode="json")
     if source == "file":
         return identity | _file(caption.file)
     if source == "llm":
         return identity | _llm(caption.llm, caption.seed)
-    identity |= keyframes_identity(caption)
+    if source in FRAME_CAPTIONERS:
+        identity |= keyframes_identity(caption)
     if source == "lavis":
         return identity | _lavis(caption.lavis)
-    return identity | _generation(caption.blip if source == "blip" else caption.blip2, caption.seed)
+    options = getattr(caption, source, None)  # its section of the config, where it has one
+    if isinstance(options, Blip2):
+        return identity | _generation(options, caption.seed)
+    return identity | (options.model_dump(mode="json", exclude=NO_EFFECT) if options is not None else {})
 
 
 def keyframes_identity(caption: Caption) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
         print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
     sizes, at = {unit.shard: len(unit.rows) for unit in pending}, dict.fromkeys((unit.shard for unit in pending), 0)
     root = Path(experiment.workspace)
-    with Progress(stage, total, done=before, hidden=not pending, log=root) as progress:
+    with Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress:
         for event in _events(job, folder, pending, experiment) if pending else ():
             if isinstance(event, int):
                 progress.advance(event)
@@ -108,7 +108,10 @@ def kept_results(folder: Path) -> dict[int, ShardResult]:
     """By shard, the results whose files are all there with their sizes."""
     found = {}
     for path in (folder / PARTS).glob("[0-9]*.json"):
-        part: dict[str, Any] = json.loads(path.read_bytes())
+        try:
+            part: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError:  # damaged: made again
+            continue
         sizes = part.pop("sizes", {})
         files = {name: folder / name for name in part["files"]}
         if all(file.is_file() and file.stat().st_size == sizes.get(name) for name, file in files.items()):

@@ -12,13 +12,24 @@ from pathlib import Path
 
 from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.units import Unit
+from schemas import log
 from schemas.atomic import TEMPORARY, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.foreign_text import shown
 from schemas.lock import only_writer
 from schemas.replacement import build_folder, settle, swap
-from schemas.stage import PARTS, SCHEMA_VERSION, SPEC, StageSpec, begun_record, current_record, damage, read_record
+from schemas.stage import (
+    PARTS,
+    SCHEMA_VERSION,
+    SPEC,
+    StageRecord,
+    StageSpec,
+    begun_record,
+    current_record,
+    damage,
+    read_record,
+)
 
 
 @contextmanager
@@ -34,11 +45,28 @@ def building(spec: StageSpec, units: Sequence[Unit] = ()) -> Iterator[Path | Non
             yield None
             return
         folder = _prepared(spec, units)
+        log.keep_in(folder)
         yield folder
         _remove_leftovers(folder)
         shutil.rmtree(folder / PARTS)
         if folder != spec.folder:
             swap(spec.folder)
+
+
+def begun_in(spec: StageSpec) -> tuple[StageRecord | None, list[str]]:
+    """What is being built where `spec` would be, and why it cannot be resumed; no reasons: it can.
+
+    Raises UserError when files of somebody else are in the way.
+    """
+    folder = build_folder(spec.folder)
+    begun = begun_record(folder)
+    if begun is None:
+        if folder == spec.folder and folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds files that tgmae did not write: move them, or choose another workspace")
+        return None, []
+    cut = begun.info["cut"]
+    others = [f"{name}: {cut.get(name)} -> {value}" for name, value in spec.cut.items() if cut.get(name) != value]
+    return begun, spec.differences(begun) or others
 
 
 def check_size(spec: StageSpec, videos: int, experiment: Experiment) -> None:
@@ -63,16 +91,14 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
     mark = folder / PARTS / SPEC
     keys = json.dumps([[unit.shard, *(row["key"] for row in unit.rows)] for unit in units])
     wanted = {"schema_version": SCHEMA_VERSION, "fingerprint": spec.fingerprint, "config": spec.config,
-              "inputs": spec.inputs, "units": hashlib.sha256(keys.encode()).hexdigest()}  # fmt: skip
-    begun = json.loads(mark.read_bytes()) if mark.is_file() else None
-    if begun is not None and any(begun.get(name) != wanted[name] for name in ("fingerprint", "units")):
-        before = begun_record(folder)
-        reasons = [] if before is None else spec.differences(before)
+              "inputs": spec.inputs, "cut": spec.cut, "units": hashlib.sha256(keys.encode()).hexdigest()}  # fmt: skip
+    begun, reasons = begun_in(spec)
+    if begun is not None and (reasons or json.loads(mark.read_bytes()).get("units") != wanted["units"]):
         print(f"{spec.stage}: starts over, because the config changed while it was incomplete"
               f"{': ' if reasons else ''}{'; '.join(reasons)}", file=sys.stderr)  # fmt: skip
         shutil.rmtree(folder)
-    elif begun is None and folder == spec.folder and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds files that tgmae did not write: move them, or choose another workspace")
+    elif begun is None and folder != spec.folder and folder.is_dir():
+        shutil.rmtree(folder)  # a replacement whose own mark is lost
     _remove_leftovers(folder)
     write_json(mark, wanted)
     return folder

@@ -87,7 +87,7 @@ class Experiment(Section):
             if caption_source(part) not in CAPTION_SOURCES and ":" not in part:
                 raise ValueError(f"{choice_error('caption source', part, CAPTION_SOURCES)} Or module:ClassName.")
         if self.guide not in GUIDES and ":" not in self.guide:
-            raise ValueError(f"guide = {self.guide!r} is not one of {', '.join(GUIDES)}, nor module:ClassName")
+            raise ValueError(f"{choice_error('guide', self.guide, GUIDES)} Or module:ClassName.")
         masked = self.objective.kind == "mae"  # ARVideo reads no mask
         if masked and kind in ("top-k", "bottom-k", "motion-vectors", "motion-box") and self.guide in UNRANKED:
             raise ValueError(f"mask.kind = {kind!r} ranks score maps, which guide = {self.guide!r} has not")
@@ -105,6 +105,13 @@ class Experiment(Section):
             raise ValueError(f"clip.size {self.clip.size} is not a multiple of model.patch {self.model.patch}")
         if self.clip.frames % self.model.tubelet:
             raise ValueError(f"clip.frames {self.clip.frames} is not a multiple of model.tubelet {self.model.tubelet}")
+        grid = (self.clip.frames // self.model.tubelet, *2 * [self.clip.size // self.model.patch])
+        cluster = self.arvideo.cluster
+        if not masked and (any(map(int.__mod__, grid, cluster)) or grid == cluster):
+            raise ValueError(
+                f"arvideo.cluster = {list(cluster)} does not cut the clip's {' x '.join(map(str, grid))} tokens (time, "
+                "rows, columns) into two or more equal parts: choose divisors of these numbers"
+            )
         if self.mask.decoder_ratio and self.clip.size // self.model.patch % 2:
             raise ValueError(
                 f"mask.decoder_ratio works on cells of 2 x 2 patches, clip.size {self.clip.size} is an odd number of "

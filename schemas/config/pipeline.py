@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from schemas import registry
 from schemas.config.section import NotNegative, Positive, Precision, Section, Share
 
-GUIDES = ("text", "embeddings", "motion-vectors", "optical-flow", "flow-magnitude", "none")
+GUIDES = (*registry.GUIDES, "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
 MOTION = ("motion-vectors", "flow-magnitude")  # guides whose scores are of motion
 UNRANKED = ("embeddings", "optical-flow", "none")  # guides without a score to rank patches by
-CAPTION_SOURCES = ("blip2", "blip", "lavis", "oracle", "llm", "file")
+CAPTION_SOURCES = (*registry.FRAME_CAPTIONERS, *registry.ROW_CAPTIONERS)
 
 
 def caption_source(name: str) -> str:
@@ -28,9 +29,7 @@ class Index(Section):
     """The videos as they are on disk."""
 
     data: str = ""  # the folder of the videos
-    format: Literal[
-        "folder", "csv", "files", "ssv2", "kinetics", "videomae", "ucf101", "hmdb51", "diving48", "epic55", "epic100"
-    ] = "folder"
+    format: Annotated[str, AfterValidator(registry.FORMATS.checked)] = "folder"  # of the list (docs/datasets.md)
     list: str = ""  # csv: the list, its paths relative to `data`; epic55: what is for validation (docs/datasets.md)
     annotations: str = ""  # folder of the dataset's own annotation files (docs/datasets.md); "": `data`
     split: Annotated[int, Field(ge=1, le=3)] = 1  # official split of UCF101 and HMDB51

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.config.section import NotNegative, Positive, Rate, Section, Share, Unit
+from schemas.registry import MASKS
+
+
+def check_schedule(warmup_epochs: float, epochs: int) -> None:
+    if warmup_epochs > epochs:
+        raise ValueError(
+            f"warmup_epochs {warmup_epochs:g} is more than epochs {epochs}: set warmup_epochs, too (0 for none)"
+        )
 
 
 class Clip(Section):
@@ -23,7 +31,7 @@ class Clip(Section):
 
 class Mask(Section):
     # top-k, bottom-k and motion-vectors rank the guide's scores, optical-flow carries a random map along its flow
-    kind: Literal["top-k", "bottom-k", "tube", "random", "motion-vectors", "motion-box", "optical-flow"] = "top-k"
+    kind: Annotated[str, AfterValidator(MASKS.checked)] = "top-k"
     any_guide: bool = False  # motion-vectors and motion-box may rank the scores of a guide that is not of motion
     ratio: Share = 0.6
     # top-k: share of the hidden tokens that scores choose, at the first and at the last epoch, linear between; the rest
@@ -56,6 +64,12 @@ class ARVideo(Section):
     decoder_depth: Positive = 4
     decoder_heads: Positive = 8
 
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> ARVideo:
+        if self.decoder_dim % self.decoder_heads:
+            raise ValueError(f"decoder_dim {self.decoder_dim} is not a multiple of decoder_heads {self.decoder_heads}")
+        return self
+
 
 class Objective(Section):
     kind: Literal["mae", "arvideo"] = "mae"  # how pixels are predicted
@@ -83,6 +97,11 @@ class Optim(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: Annotated[float, Field(ge=0)] = 0.0  # greatest gradient norm; 0: not clipped
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Optim:
+        check_schedule(self.warmup_epochs, self.epochs)
+        return self
 
 
 class Pretrain(Section):
@@ -133,8 +152,7 @@ class Linear(Section):
     def _schedule_fits(self) -> Linear:
         if not self.base_lr:
             raise ValueError("base_lr is empty: name one learning rate or several")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}")
+        check_schedule(self.warmup_epochs, self.epochs)
         return self
 
 
@@ -200,4 +218,9 @@ class Finetune(Section):
     def _area_is_a_range(self) -> Finetune:
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ValueError(f"area = {list(self.area)} is not a range within 0 and 1")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Finetune:
+        check_schedule(self.warmup_epochs, self.epochs)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,11 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_progress_tells_the_log_how_it_goes_and_ends(tmp_path: Path) -> None:
-    with Progress("shard", 3, log=tmp_path) as bar:
+    with Progress("shard", 3, workspace=tmp_path) as bar:
         bar.advance(2, failed=1)
         bar.event("failure", video="a.mp4", error="Odd", message="why")
         bar.advance(1)
-    with pytest.raises(ValueError, match="broke"), Progress("shard", 3, log=tmp_path):
+    with pytest.raises(ValueError, match="broke"), Progress("shard", 3, workspace=tmp_path):
         raise ValueError("broke")
     found = lines(tmp_path)
     assert [each["event"] for each in found] == ["begin", "progress", "failure", "end", "begin", "end"]
@@ -86,7 +87,7 @@ def test_the_styles_of_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(progress, "console", Console(file=stream))
     monkeypatch.setenv(progress.STYLE, "")
     choose_style(style)
-    with Progress("shard", 2, log=tmp_path) as bar:
+    with Progress("shard", 2, workspace=tmp_path) as bar:
         bar.advance(2)
     said = stream.getvalue().splitlines()
     if style == "quiet":
@@ -100,7 +101,8 @@ def test_the_styles_of_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_terminal_shows_what_each_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=stream, force_terminal=True, width=140))
+    monkeypatch.setattr(sys, "stderr", stream)  # the bar is drawn there
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, width=140))
     monkeypatch.delenv(progress.STYLE, raising=False)
     with Progress("shard", 40) as bar:
         bar.advance(3, failed=1)

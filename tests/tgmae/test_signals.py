@@ -58,3 +58,24 @@ def test_the_trainer_ends_with_its_command(
     else:
         assert process.returncode == -signal.SIGKILL
     assert wait_until(lambda: not running(trainer), 30), "the trainer outlived its command"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_ends_everything_without_a_traceback(
+    small: Callable[..., Experiment], tmp_path: Path, processes: int
+) -> None:
+    """As a terminal sends it: to the command, its trainers, torchrun and the loaders' workers at once."""
+    experiment = small(optim={"epochs": 100_000}, pretrain={"processes": processes, "workers": 1})
+    config = tmp_path / "long.toml"
+    config.write_text(dump(experiment), encoding="utf-8")
+    command = [sys.executable, "-m", "tgmae", "pretrain", experiment.workspace, "--config", str(config)]
+    folder = Workspace(Path(experiment.workspace)).run(experiment.name)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        assert wait_until((folder / "metrics.jsonl").is_file, 120), "no update was logged"
+        os.killpg(process.pid, signal.SIGINT)
+        _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shown.splitlines()[-1] == "interrupted; what is done is kept, the same command resumes"
+    assert "Traceback" not in shown and "signal" not in shown
+    assert "stopped: KeyboardInterrupt" in (folder / "log.txt").read_text()

@@ -99,6 +99,8 @@ def test_what_a_stage_reads_comes_before_it() -> None:
 
 def test_a_plan_names_commands_that_there_are() -> None:
     """`embed` is no command."""
-    line = str(Step("embed", "build", "no output yet (w/guides/embeddings-blip2)"))
+    line = Step("embed", "build", "no output yet (w/guides/embeddings-blip2)").line("would be")
     assert line.endswith("(w/guides/embeddings-blip2) (made by `tgmae guide WORKSPACE --guide embeddings`)")
-    assert "made by" not in str(Step("guide", "build", "no output yet")) + str(Step("embed", "current", "w"))
+    assert "made by" not in Step("guide", "build", "no output yet").line("is") + Step("embed", "current", "w").line(
+        "is"
+    )

@@ -14,11 +14,12 @@ from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tests.ray_head import CLI, ray_head
 from tgmae.run import DATA
+from tgmae.runs.sweep import experiments
 from tgmae.stages import STAGES
-from tgmae.sweep import experiments
 
 Command = Callable[..., Any]
-TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "mask.text_share=[1.0, 1.0]", "optim.epochs=1"]
+TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "mask.text_share=[1.0, 1.0]", "optim.epochs=1",
+        "optim.warmup_epochs=0"]  # fmt: skip
 SETS = [word for each in TINY for word in ("--set", each)]
 
 
@@ -31,7 +32,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_seeds_change_the_name_and_every_seed(tmp_path: Path) -> None:
     one = written(tmp_path, "one.toml", 'workspace = "w"\nname = "one"\n')
     two = written(tmp_path, "two.toml", 'workspace = "w"\nname = "two"\n')
-    chosen = experiments([one, two], ["optim.epochs=3"], seeds=2)
+    chosen = experiments([one, two], ["optim.epochs=3", "optim.warmup_epochs=0"], seeds=2)
     assert [each.name for each in chosen] == ["one-s0", "two-s0", "one-s1", "two-s1"]
     assert [(each.pretrain.seed, each.finetune.seed) for each in chosen] == [(0, 0), (0, 0), (1, 1), (1, 1)]
     assert all(each.optim.epochs == 3 for each in chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.lock import only_writer
+from schemas.registry import MASKS
 from schemas.stage import read_record
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
@@ -24,12 +26,13 @@ from tests.train.conftest import write_sidecar
 from tests.train.killing import kill_then_finish
 from train.__main__ import main
 from train.data.videos import open_videos
-from train.engine.checkpoint import steps
+from train.engine.checkpoint_files import steps
+from train.engine.loop import Loop
 from train.engine.metrics import read, truncate
-from train.masking.masks import MASKS
 from train.models.objective import build_model, model_config
 from train.models.videomae import PretrainModel
 from train.pretrain import run_pretrain
+from train.specs import pretrain_spec
 
 Small = Callable[..., Experiment]
 ROOT = Path(__file__).parents[2]
@@ -232,6 +235,43 @@ def test_another_config_under_the_same_name(small: Small, monkeypatch: pytest.Mo
     assert read_record(folder(other)) is not None
 
 
+def test_a_run_that_was_set_aside_comes_back(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or to be resumed, and never trained again; the one in its place is set aside in turn."""
+    first, second = small(), small(mask={"ratio": 0.75})
+    record = run_pretrain(first)
+    stop_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretrain(second, rebuild=True)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="another config"):  # begun is somebody's work, too
+        run_pretrain(first)
+    done: list[int] = []
+    update = Loop._update
+    monkeypatch.setattr(Loop, "_update", lambda self, batches: done.append(self.step) or update(self, batches))
+    assert run_pretrain(first, rebuild=True) == record and not done
+    begun = pretrain_spec(second).fingerprint
+    assert [path.name for path in kept(first)] == [f"pretrain.{begun}"]
+    run_pretrain(second, rebuild=True)
+    assert done == [4, 5, 6, 7, 8]  # from its own checkpoint
+    assert [path.name for path in kept(first)] == [f"pretrain.{record.fingerprint}"]
+    assert read_record(kept(first)[0]) == record
+
+
+def test_what_is_set_aside_is_never_overwritten(small: Small) -> None:
+    first, second = small(), small(mask={"ratio": 0.75})
+    record = run_pretrain(first)
+    shutil.copytree(folder(first), folder(first).with_name(f"pretrain.{record.fingerprint}"))
+    (folder(first) / "note.txt").write_text("mine")
+    run_pretrain(second, rebuild=True)
+    names = [path.name for path in kept(first)]
+    assert names == [f"pretrain.{record.fingerprint}", f"pretrain.{record.fingerprint}-2"]
+    assert (kept(first)[1] / "note.txt").is_file()
+
+
+def kept(experiment: Experiment) -> list[Path]:
+    return sorted(folder(experiment).parent.glob("pretrain.*"))
+
+
 def test_a_run_has_one_writer(small: Small) -> None:
     experiment = small()
     with only_writer(folder(experiment)), pytest.raises(UserError, match=r"is being written by process \d+ on "):
@@ -272,7 +312,6 @@ def test_what_is_not_finite_stops_the_run(small: Small) -> None:
     ("changes", "message"),
     [
         ({"optim": {"batch_size": 16}}, "13 videos to train on, too few for one batch of 16"),
-        ({"optim": {"warmup_epochs": 40}}, "optim.warmup_epochs 40.0 of optim.epochs 3"),
         ({"pretrain": {"device": "cuda:31"}}, "cuda:31"),
         ({"pretrain": {"device": "gpu"}}, "'gpu' is not known"),
         ({"objective": {"contrastive": 1.0, "temperature": 0.001}}, "objective.temperature"),

@@ -1,33 +1,40 @@
 """Runs compared on the embedded world: rows of overrides, seeds, and what each run's encoder came to.
 
-Every run is one of `tgmae run`, so a comparison that is stopped resumes, and rows share their data.
+Every run is one of `tgmae run`, so a comparison that is stopped resumes, and rows share their data. Runs are trained
+side by side, one a core: models this small train faster with one thread each than one after another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.world.write import write_world
 from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
-from tgmae.demo.motion_labels import probe_motion
-from tgmae.run import run
+from tgmae.demo.truth_labels import probe_axis
+from tgmae.run import DATA, run
 from train.engine.metrics import FILE, read
 
 BASE = (
-    'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=5", "optim.warmup_epochs=0.5", "probe.views=1",
+    'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=4", "optim.warmup_epochs=0.4", "probe.views=1",
     "probe.untrained=false", "pretrain.log_every=5",
 )  # fmt: skip
-"""Next to configs/demo.toml: 300 updates of 64 clips, about a minute of two cores with the probe."""
+"""Next to configs/demo.toml: 240 updates of 64 clips, about a minute of one core."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,16 @@ class Place:
         return demo_experiment(self.folder, None, [*base, *row.overrides, *seeded])
 
 
+class Extra:
+    """What a comparison measures of a run next to `measured`; goes to other processes."""
+
+    def prepare(self, base: Sequence[str]) -> None:
+        """Makes what the measurements of all runs share, before the first."""
+
+    def of(self, experiment: Experiment, base: Sequence[str]) -> dict[str, float]:
+        return {}
+
+
 def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Namespace:
     """The command line that comparisons share: `place`, `rows`, `seeds` and `base`, next to what it is made of."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,6 +87,7 @@ def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Na
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for all rows, such as optim.epochs=2")
     parser.add_argument("--videos", type=int, default=VIDEOS, help="of the world")
     parser.add_argument("--world-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs trained at a time")
     parser.add_argument("--results", type=Path, default=results)
     given = parser.parse_args()
     given.place = Place(given.folder, given.results, videos=given.videos, world_seed=given.world_seed)
@@ -79,25 +97,51 @@ def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Na
 
 
 def compare(
-    place: Place, rows: Sequence[Row], seeds: int, base: Sequence[str] = BASE,
-    more: Callable[[Experiment], dict[str, float]] = lambda experiment: {}, say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """All rows with seed 0, then with seed 1, ...; place.results is written again after each run.
+    place: Place,
+    rows: Sequence[Row],
+    seeds: int,
+    base: Sequence[str] = BASE,
+    *,
+    jobs: int = 1,
+    extra: Extra | None = None,
+) -> list[dict[str, Any]]:
+    """Every row with seed 0, 1, ...: first the data that rows share, then the runs, `jobs` at a time.
 
-    more: what else to measure of a run. Equal results of an earlier call are found current by `tgmae run`.
+    place.results is written again after each run, in the order of seeds and rows. Equal results of an earlier call are
+    found current by `tgmae run`.
     """
+    extra = extra or Extra()
     place.draw()
-    found: list[dict[str, Any]] = []
-    for seed in range(seeds):
+    with shared_ray():
         for row in rows:
-            say(f"== {row.name}, seed {seed}")
-            experiment, started = place.experiment(row, seed, base), time.perf_counter()
-            run(experiment, say)
-            entry = {"row": row.name, "title": row.title, "seed": seed, **measured(experiment, place.world / "truth")}
-            entry |= more(experiment)
-            found.append(entry | {"seconds": round(time.perf_counter() - started, 1)})
-            write_json(place.results, {"about": about(place, base), "runs": found})
-    return found
+            run(place.experiment(row, 0, base), partial(print, f"{row.name}:"), only=DATA)
+    extra.prepare(base)
+    wanted = [partial(compared, place, row, seed, base, extra) for seed in range(seeds) for row in rows]
+    runs: list[dict[str, Any]] = []
+    for runs in side_by_side(wanted, jobs):
+        write_json(place.results, {"about": about(place, base), "runs": runs})
+    return runs
+
+
+def side_by_side(wanted: Sequence[Callable[[], dict[str, Any]]], jobs: int) -> Iterator[list[dict[str, Any]]]:
+    """Calls all of them, `jobs` at a time in processes with a fair share of the cores' threads; after each, the results
+    so far in the order of `wanted`."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of the trainers, which inherit it
+    found: dict[int, dict[str, Any]] = {}
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        numbers = {pool.submit(call): number for number, call in enumerate(wanted)}
+        for done in as_completed(numbers):
+            found[numbers[done]] = done.result()
+            print(f"{len(found)} of {len(wanted)} runs: {json.dumps(done.result())}", file=sys.stderr, flush=True)
+            yield [found[number] for number in sorted(found)]
+
+
+def compared(place: Place, row: Row, seed: int, base: Sequence[str], extra: Extra) -> dict[str, Any]:
+    """One run, trained if need be, and what was measured of it."""
+    experiment, started = place.experiment(row, seed, base), time.perf_counter()
+    run(experiment, partial(print, f"{row.name}, seed {seed}:"))
+    entry = {"row": row.name, "title": row.title, "seed": seed, **measured(experiment, place.world / "truth")}
+    return {**entry, **extra.of(experiment, base), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def measured(experiment: Experiment, truth: Path) -> dict[str, Any]:
@@ -115,7 +159,7 @@ def measured(experiment: Experiment, truth: Path) -> dict[str, Any]:
             had = json.loads(file.read_bytes())["metrics"]
             found |= {ours: round(had[theirs], 4) for theirs, ours in metrics.items() if had.get(theirs) is not None}
     if "probe" in experiment.stages:
-        motion = probe_motion(experiment, truth)
+        motion = probe_axis(experiment, truth)
         found |= {name: motion[name] for name in ("motion", "motion_knn", "motion_chance")}
     if (folder / FILE).is_file():
         lines = read(folder / FILE)

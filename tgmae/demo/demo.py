@@ -89,9 +89,9 @@ def measure(out: Path, experiment: Experiment, *, known: bool) -> dict[str, Any]
         results |= {"text_to_video": found["metrics"].get("text_to_video_r@5"),
                     "text_to_video_chance": found["metrics"].get("text_to_video_r@5_chance")}  # fmt: skip
     if known:
-        from tgmae.demo.motion_labels import probe_motion
+        from tgmae.demo.truth_labels import probe_axis
 
-        results |= probe_motion(experiment, out / "world" / "truth")
+        results |= probe_axis(experiment, out / "world" / "truth")
     if known and experiment.guide == "text":
         from tgmae.demo.mask_accuracy import compare_masks
 

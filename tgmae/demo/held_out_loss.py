@@ -13,11 +13,11 @@ import torch
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.registry import MASKS
 from schemas.workspace import Workspace
 from train.data.splits import with_test_split
 from train.data.stream import ClipDataset, Failure, collate
 from train.data.videos import open_videos
-from train.masking.masks import MASKS
 from train.models.cubes import cubes_from_clip
 from train.models.losses import reconstruction_loss
 from train.models.objective import Objective

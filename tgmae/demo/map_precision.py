@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.config import Experiment
-from tgmae.demo.comparison import Row, compare, options
+from tgmae.demo.comparison import Extra, Row, compare, options
 from tgmae.demo.mask_accuracy import hidden_of_object
 from tgmae.demo.world_table import ALONE, BOTH
 from tgmae.shipped_files import CONFIGS
@@ -55,13 +55,20 @@ def figure(runs: Sequence[dict[str, Any]], file: Path) -> None:
     save_png(file, loss_curve(lines, title=title, x_name="share of the object hidden", width=960))
 
 
+class Precision(Extra):
+    """The share of the named object's patches that the run's masks hide."""
+
+    def __init__(self, truth: Path) -> None:
+        self.truth = truth
+
+    def of(self, experiment: Experiment, base: Sequence[str]) -> dict[str, float]:
+        return {"object_hidden": hidden_of_object(experiment, self.truth)}
+
+
 def main() -> None:
     given = options(__doc__ or "", rows(), RESULTS)
-
-    def precision(experiment: Experiment) -> dict[str, float]:
-        return {"object_hidden": hidden_of_object(experiment, given.place.world / "truth")}
-
-    figure(compare(given.place, given.rows, given.seeds, given.base, precision), FIGURE)
+    extra = Precision(given.place.world / "truth")
+    figure(compare(given.place, given.rows, given.seeds, given.base, jobs=given.jobs, extra=extra), FIGURE)
     print(f"figure: {FIGURE}")
 
 

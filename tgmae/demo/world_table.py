@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.config import Experiment
-from tgmae.demo.comparison import Place, Row, compare, options
+from tgmae.demo.comparison import Extra, Place, Row, compare, options
 from tgmae.demo.demo import demo_experiment
-from tgmae.run import run
+from tgmae.run import DATA, run
 from tgmae.shipped_files import CONFIGS
 
 RESULTS = CONFIGS.parent / "bench" / "results" / "world_table.json"
@@ -77,22 +77,27 @@ def rows() -> list[Row]:
             for row in found.values()]  # fmt: skip
 
 
-class Transfer:
+class Transfer(Extra):
     """Table 3: the run's encoder probed on a second world, of other videos, larger and fewer."""
 
-    def __init__(self, place: Place, base: Sequence[str]) -> None:
-        self.base = base
+    def __init__(self, place: Place) -> None:
         self.second = Place(
             place.folder / "second", place.results, videos=place.videos * 2 // 5, size=96, world_seed=1_000
         )
 
-    def __call__(self, experiment: Experiment) -> dict[str, float]:
+    def experiment(self, base: Sequence[str], name: str, *more: str) -> Experiment:
+        overrides = [*base, *TUBE, ALONE, 'stages=["probe"]', f"name={json.dumps(name)}", *more]
+        return demo_experiment(self.second.folder, None, overrides)
+
+    def prepare(self, base: Sequence[str]) -> None:
+        self.second.draw()
+        run(self.experiment(base, "none"), only=DATA)
+
+    def of(self, experiment: Experiment, base: Sequence[str]) -> dict[str, float]:
         if "probe" not in experiment.stages:
             return {}
-        self.second.draw()
         init = Path(experiment.workspace) / "runs" / experiment.name
-        overrides = [f"name={json.dumps(experiment.name)}", f"model.init={json.dumps(str(init))}"]
-        there = demo_experiment(self.second.folder, None, [*self.base, *TUBE, ALONE, 'stages=["probe"]', *overrides])
+        there = self.experiment(base, experiment.name, f"model.init={json.dumps(str(init))}")
         run(there)
         found = json.loads((Path(there.workspace) / "runs" / there.name / "probe" / "result.json").read_bytes())
         return {"transfer": round(found["metrics"]["top1"], 4), "transfer_knn": round(found["metrics"]["top1_knn"], 4)}
@@ -100,7 +105,7 @@ class Transfer:
 
 def main() -> None:
     given = options(__doc__ or "", rows(), RESULTS)
-    compare(given.place, given.rows, given.seeds, given.base, Transfer(given.place, given.base))
+    compare(given.place, given.rows, given.seeds, given.base, jobs=given.jobs, extra=Transfer(given.place))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.registry import MASKS
 from schemas.shards import ClipMeta
 from schemas.stage import FILE
 from schemas.toml import load_experiment
@@ -29,7 +30,7 @@ from train.data.sampling import spread_frames
 from train.data.stream import ClipDataset
 from train.data.videos import Videos, open_videos
 from train.masking.carried_map import speeds
-from train.masking.masks import MASKS, hidden_per_slice, share_at
+from train.masking.masks import hidden_per_slice, share_at
 
 CROPS = ("trainer", "centre")
 EMPTY = "the guide has nothing for this video"

@@ -18,13 +18,13 @@ from starlette.staticfiles import StaticFiles
 
 from schemas.errors import UserError
 from schemas.foreign_text import shown
+from schemas.registry import MASKS
 from schemas.stage import read_record
 from tgmae.inspector import catalogue_query as query
 from tgmae.inspector import run_views
 from tgmae.inspector.drawn_clips import as_the_run, experiment_of, run_names, why_not
 from tgmae.inspector.failure_advice import data_root, retry_command
 from tgmae.inspector.site_answers import Answers, Site
-from train.masking.masks import MASKS
 from train.reconstructions import STATISTICS, checkpoints
 
 STATIC = Path(__file__).with_name("static")

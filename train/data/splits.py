@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.config import Experiment
-from schemas.errors import UserError
+from schemas.errors import UserError, hint
+from schemas.stage import present
 from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table
 from schemas.workspace import Workspace
 from train.data.videos import Videos
@@ -25,7 +26,7 @@ def with_test_split(experiment: Experiment, section: Section) -> Experiment:
     options = getattr(experiment, section)
     if options.test_split:
         return experiment
-    index = Workspace(Path(experiment.workspace)).clips / "index.parquet"
+    index = present(Workspace(Path(experiment.workspace)).clips) / "index.parquet"
     labelled: set[str] = set()
     if index.is_file():
         clips = read_table(index, CLIP_INDEX).select(["label", "split"])
@@ -62,8 +63,8 @@ def labelled_split(
                     f"{split!r}: {int((splits[labelled] == split).sum())}" for split in np.unique(splits).tolist()
                 )
                 raise UserError(
-                    f"no labelled video of the split {name!r}; there are {counts}: "
-                    f"set {section}.train_split and {section}.test_split"
+                    f"no labelled video of the split {name!r}; there are {counts}: set {section}.train_split and "
+                    f"{section}.test_split.{hint(name, map(str, np.unique(splits).tolist()))}"
                 )
         videos = videos.where(used)
     if len(np.unique(videos.column("label"))) < 2:

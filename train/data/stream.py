@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.registry import MASKS
 from schemas.shards import ClipMeta, npy_array
 from train.data.augment import Crop, multi_scale_crop, resize_crop
 from train.data.loading import clip_bytes, loaded
@@ -27,7 +28,7 @@ from train.data.reading import Guidance, decode, read_clip, read_guidance, read_
 from train.data.sampling import Address, BatchPlan, digest64, generator, random_frames
 from train.data.videos import Videos
 from train.masking.decoder_cells import running_cells
-from train.masking.masks import MASKS, Bools, make_mask, share_at
+from train.masking.masks import Bools, make_mask, share_at
 from train.models import arvideo
 from train.models.videomae import split_mask
 

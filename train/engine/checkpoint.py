@@ -12,9 +12,7 @@ kept: everything random is a function of the seed and the position (train/data/s
 import json
 import os
 import shutil
-import sys
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,25 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from schemas.atomic import TEMPORARY, sha256_file
-from schemas.errors import UserError
-from schemas.foreign_text import shown
+from train.engine.checkpoint_files import FOLDER, FORMAT, Position, best, steps
 from train.engine.sharding import load_whole, sharded_like, whole, whole_state
-
-FOLDER = "checkpoints"
-FORMAT = 2  # of state.json
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands. Batches count when they were trained on, not when they were read ahead."""
-
-    step: int  # updates done = global batches consumed
-    epoch: int  # of the next batch
-    batch: int  # of the next batch, within its epoch
-    seconds: float  # of training so far, over all resumptions
-    world: int  # processes that wrote it
-    seed: int
-    loss: float  # mean over the updates since the checkpoint before
 
 
 class Tensors(NamedTuple):
@@ -82,67 +63,11 @@ def save(run: Path, position: Position, tensors: Tensors, *, spec: dict[str, Any
     return final
 
 
-def best(run: Path) -> Path | None:
-    """The whole checkpoint before which the loss was lowest; the later one of equals."""
-    found = [(state["position"]["loss"], folder) for folder in steps(run) if (state := _state(folder)) is not None]
-    return min(reversed(found), key=itemgetter(0))[1] if found else None
-
-
-def steps(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, whole or not, oldest first."""
-    return sorted((run / FOLDER).glob("step_*"), key=lambda path: (len(path.name), path.name))
-
-
-def clean(run: Path) -> None:
-    """Removes what a killed process left half written."""
-    for partial in (run / FOLDER).glob(f".*{TEMPORARY}"):
-        shutil.rmtree(partial)
-
-
-def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The last whole checkpoint and its state.json, or None. Damaged ones are named on stderr and ignored.
-
-    Errors: UserError for a checkpoint of another format than this version's.
-    """
-    for folder in reversed(steps(run)):
-        problem, state = _checked(folder)
-        if problem is None:
-            if state["format"] != FORMAT:
-                raise UserError(f"{folder} is of format {state['format']}, this version reads {FORMAT}")
-            return folder, state
-        print(f"{folder} is damaged ({shown(problem)}): using the one before it", file=sys.stderr)
-    return None
-
-
 def load(folder: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Puts a checkpoint into the model and the optimiser, on whatever device they are."""
     load_whole(model, load_file(folder / "model.safetensors"))
     _load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
     return Position(**state["position"])
-
-
-def _state(folder: Path) -> dict[str, Any] | None:
-    """state.json of a checkpoint, or None where it cannot be read."""
-    try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
-        state["position"]["loss"] + 0.0
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return state
-
-
-def _checked(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong with a checkpoint, if anything, and its state."""
-    try:
-        state = json.loads((folder / "state.json").read_bytes())
-        wrong = [name for name, digest in state["files"].items() if sha256_file(folder / name) != digest]
-        Position(**state["position"])
-        missing = [name for name in ("format", "spec") if name not in state]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}", {}
-    if missing:
-        return f"state.json lacks {', '.join(missing)}", {}
-    return (f"{', '.join(wrong)} has changed since it was written" if wrong else None), state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

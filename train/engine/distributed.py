@@ -1,7 +1,6 @@
 """Processes and devices: what torchrun sets up, and starting it where the config asks for several processes."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import torch.distributed.nn.functional
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.lock import only_writer
-from schemas.signals import TERMINATED
+from schemas.signals import TERMINATED, exit_status
 from schemas.toml import dump
 
 
@@ -124,8 +123,8 @@ def launch(experiment: Experiment, *arguments: str, command: str = "pretrain") -
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        done = subprocess.run(torchrun, env=environment, check=False)
-    if done.returncode == TERMINATED:
+        status = exit_status(torchrun, environment)
+    if status == TERMINATED:
         raise SystemExit(TERMINATED)
-    if done.returncode:
+    if status:
         raise UserError(f"{command} in {experiment.pretrain.processes} processes failed: its error is printed above")

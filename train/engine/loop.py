@@ -24,7 +24,7 @@ from schemas.stage import SCHEMA_VERSION, StageSpec
 from train.data.device_copies import on_device
 from train.data.sampling import BatchPlan, digest64
 from train.data.videos import Videos
-from train.engine import checkpoint
+from train.engine import checkpoint, checkpoint_files
 from train.engine.distributed import Ranks
 from train.engine.metrics import Metrics
 from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
@@ -194,7 +194,7 @@ class Loop(ABC):
                            waited=update.waited, now=update.time)  # fmt: skip
 
     def _stop(self, update: Update, local: dict[str, float]) -> None:
-        rank, kept = self.ranks.rank, checkpoint.steps(self.spec.folder)
+        rank, kept = self.ranks.rank, checkpoint_files.steps(self.spec.folder)
         path = self.spec.folder / f"nonfinite_rank{rank}.json"
         values = {name: repr(value) for name, value in local.items()}
         write_json(path, {"step": update.step, "rank": rank, "values": values, "keys": update.keys})
@@ -210,7 +210,7 @@ class Loop(ABC):
     def _save(self) -> None:
         epoch, batch = divmod(self.step, self.plan.batches_per_epoch)
         loss = sum(self.recent) / len(self.recent)
-        position = checkpoint.Position(
+        position = checkpoint_files.Position(
             self.step, epoch, batch, self.seconds, self.ranks.world, self.options.seed, loss
         )  # fmt: skip
         spec = {"schema_version": SCHEMA_VERSION, "fingerprint": self.spec.fingerprint,

@@ -49,7 +49,7 @@ class Metrics:
         truncate(run / FILE, start)
         self._path = run / FILE
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
-        self._progress = Progress(title, total, done=start, unit="step", log=_workspace(run)).start()
+        self._progress = Progress(title, total, done=start, unit="step", workspace=_workspace(run)).start()
         self._wandb = _join_wandb(wandb, run) if wandb else None
         self._total, self._every, self._clips = total, every, clips_per_step
         self._values: dict[str, list[float]] = {}

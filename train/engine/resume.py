@@ -1,63 +1,59 @@
-"""What a run's folder holds: this run, to resume from, or another, which is kept."""
+"""Beginning in a run's folder: refusing what would displace another run unasked, and clearing what is not continued."""
 
 import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
+from schemas import log
 from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import FILE as RECORD
-from schemas.stage import StageRecord, StageSpec
+from schemas.stage import StageSpec
 from schemas.toml import dump
-from train.engine import checkpoint
+from train.engine import checkpoint_files
+from train.engine.distributed import Ranks
 from train.engine.metrics import FILE as METRICS
+from train.engine.run_folder import Held, Part, bring_back, look, set_aside
 
 CONFIG = "config.toml"  # of a run: the whole experiment
-Found = tuple[Path, dict[str, Any]]  # a checkpoint and its state.json
 
 
-def state(spec: StageSpec, record: StageRecord | None, *, rebuild: bool) -> tuple[StageRecord | None, Found | None]:
-    """What the folder holds, this run or another, and the checkpoint to resume from; None to begin at the beginning.
+def state(spec: StageSpec, ranks: Ranks, part: Part = lambda record: record, *, rebuild: bool) -> Held:
+    """What there is of this run, once it is back in its place where it was kept aside; on all ranks the same.
 
-    Errors: UserError when it holds another run, unless `rebuild`.
+    Errors: UserError when the folder holds another run, unless `rebuild`, which lets that one be moved aside.
     """
-    found = checkpoint.newest(spec.folder)
-    before = record
-    if found is not None:
-        known = {name: found[1]["spec"][name] for name in ("schema_version", "fingerprint", "config", "inputs")}
-        before = StageRecord(stage=spec.stage, output="", counts={}, failed={}, tools={}, seconds=0, **known)
-    if before is None or before.fingerprint == spec.fingerprint:
-        return before, found
-    if rebuild:
-        return before, None
-    raise UserError(
-        f"{spec.folder} holds a run of another config or other data: {'; '.join(spec.differences(before))}. "
-        "Give this one another name (--set name=NAME), or move that one aside (--rebuild)"
-    )
+    held = look(spec, part)
+    if held.aside is not None and not rebuild:
+        reasons = [] if held.before is None else spec.differences(held.before)
+        raise UserError(
+            f"{spec.folder} holds a run of another config or other data: {'; '.join(reasons)}. "
+            "Give this one another name (--set name=NAME), or move that one aside (--rebuild)"
+        )
+    if held.back is None:
+        return held
+    ranks.wait()  # all have looked: now one may change things
+    if ranks.main:
+        if held.aside is not None:
+            set_aside(held.aside, spec.stage)
+        bring_back(held.back, spec.stage)
+    ranks.wait()
+    return look(spec, part)
 
 
-def move_aside(spec: StageSpec, fingerprint: str) -> None:
-    """Renames the folder of another run, for it took long to make: FOLDER.<its fingerprint>."""
-    aside = spec.folder.with_name(f"{spec.folder.name}.{fingerprint}")
-    if aside.exists():
-        shutil.rmtree(aside)  # an earlier copy of the same run
-    spec.folder.rename(aside)
-    print(f"{spec.stage}: the run of another config under this name is kept as {aside}", file=sys.stderr)
-
-
-def prepare(experiment: Experiment, spec: StageSpec, outputs: Sequence[str], *, fresh: bool) -> None:
+def prepare(experiment: Experiment, spec: StageSpec, held: Held, outputs: Sequence[str]) -> None:
     """The run's folder, with nothing in it of a run that is not continued; outputs: names of its results."""
+    if held.aside is not None:
+        set_aside(held.aside, spec.stage)
     spec.folder.mkdir(parents=True, exist_ok=True)
     # stage.json first: should we be stopped between, the rest counts as incomplete, never as whole.
     (spec.folder / RECORD).unlink(missing_ok=True)
-    if fresh:
-        for name in (*outputs, METRICS):
+    if held.checkpoint is None:
+        for name in (*outputs, METRICS, log.FILE):
             (spec.folder / name).unlink(missing_ok=True)
-        for name in (checkpoint.FOLDER, "tensorboard"):
+        for name in (checkpoint_files.FOLDER, "tensorboard"):
             if (spec.folder / name).is_dir():
                 shutil.rmtree(spec.folder / name)
-    checkpoint.clean(spec.folder)
+    checkpoint_files.clean(spec.folder)
+    log.keep_in(spec.folder)
     write_bytes(spec.folder / CONFIG, dump(experiment).encode())

@@ -71,7 +71,7 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
 
 
 def _progress(dataset: ViewsDataset, ranks: Ranks) -> Progress:
-    return Progress("test", len(dataset), hidden=not ranks.main, log=dataset.videos.workspace.root)
+    return Progress("test", len(dataset), hidden=not ranks.main, workspace=dataset.videos.workspace.root)
 
 
 def _scores(model: nn.Module, views_BTHWC: Tensor, device: torch.device, precision: str) -> Tensor:

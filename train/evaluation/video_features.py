@@ -75,7 +75,7 @@ def extract(
                      batch_bytes=size * views * clip_bytes(dataset.clip))  # fmt: skip
     found = np.zeros((len(dataset), encoder.config.dim), np.float32)
     read_S = np.zeros(len(dataset), bool)
-    with torch.inference_mode(), Progress(title, len(dataset), log=dataset.videos.workspace.root) as progress:
+    with torch.inference_mode(), Progress(title, len(dataset), workspace=dataset.videos.workspace.root) as progress:
         for samples in batches:
             rows = []
             for row, sample in enumerate(samples, start=progress.done):

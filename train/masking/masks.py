@@ -8,7 +8,6 @@ batching needs (train/models/videomae.py). What it is made of is scores float [T
 Shape suffixes: T time slices (tubelets), H rows, W columns of the token grid; P = H*W.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.registry import MASKS
 from train.masking.carried_map import FINE, visible_sums
 
 Array = NDArray[Any]
@@ -133,15 +133,14 @@ class Mask(NamedTuple):
     needs: Literal["scores", "flow", "shape"]
 
 
-MASKS: dict[str, Mask] = {
-    "top-k": Mask(top_k, "scores"),
-    "bottom-k": Mask(bottom_k, "scores"),
-    "tube": Mask(tube, "shape"),
-    "random": Mask(random, "shape"),
-    "motion-vectors": Mask(motion_top_k, "scores"),
-    "motion-box": Mask(motion_box, "scores"),
-    "optical-flow": Mask(optical_flow, "flow"),
-}
+# Named in schemas/registry.py.
+TOP_K = Mask(top_k, "scores")
+BOTTOM_K = Mask(bottom_k, "scores")
+TUBE = Mask(tube, "shape")
+RANDOM = Mask(random, "shape")
+MOTION_VECTORS = Mask(motion_top_k, "scores")
+MOTION_BOX = Mask(motion_box, "scores")
+OPTICAL_FLOW = Mask(optical_flow, "flow")
 
 
 def make_mask(
@@ -161,11 +160,7 @@ def make_mask(
     Errors: ValueError for an unknown kind, scores or a flow that are missing, NaN or of another shape,
     or a ratio outside (0, 1).
     """
-    if kind not in MASKS:
-        near = difflib.get_close_matches(kind, MASKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no mask {kind!r}: the masks are {', '.join(MASKS)}{hint}")
-    function, needs = MASKS[kind]
+    function, needs = MASKS[MASKS.checked(kind)]
     k = hidden_per_slice(ratio, shape[1] * shape[2])
     options = {"share": share} if kind == "top-k" else {}
     if needs == "shape":

@@ -156,8 +156,6 @@ class ARVideoModel(nn.Module):
         """Errors: UserError for clusters that do not fit the grid, or heads that do not fit decoder_dim."""
         super().__init__()
         self.config, dim = config, options.decoder_dim
-        if dim % options.decoder_heads:
-            raise UserError(f"arvideo.decoder_dim {dim} is not a multiple of decoder_heads {options.decoder_heads}")
         self.encoder = Encoder(config)
         self.encoder_to_decoder = nn.Linear(config.dim, dim, bias=False)
         self.query = nn.Parameter(torch.empty(dim))

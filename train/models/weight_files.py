@@ -7,9 +7,9 @@ from pathlib import Path
 
 from schemas.atomic import sha256_file
 from schemas.config import Experiment
-from schemas.errors import UserError
+from schemas.errors import MissingInput, UserError, hint
 from schemas.foreign_text import parsed_json
-from schemas.stage import read_record
+from schemas.stage import FILE, read_record
 from schemas.workspace import Workspace
 
 MODEL, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -54,12 +54,13 @@ def weights_to_evaluate(experiment: Experiment) -> Path:
     if "pretrain" not in experiment.stages and given:
         return Path(given)
     if read_record(run) is None:
+        near = hint(run.name, [path.parent.name for path in run.parent.glob(f"[!.]*/{FILE}")])
         if "pretrain" not in experiment.stages:
-            raise UserError(
+            raise MissingInput(
                 f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or name the weights to judge in "
-                "model.init (`stages` has no pretrain)"
+                f"model.init (`stages` has no pretrain).{near}"
             )
         instead = f"take 'pretrain' out of `stages` to judge model.init = {given!r} itself" if given else (
             "name other weights in model.init and take 'pretrain' out of `stages`")  # fmt: skip
-        raise UserError(f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or {instead}")
+        raise MissingInput(f"there is no complete pretraining run in {run}: run `tgmae pretrain`, or {instead}.{near}")
     return run

@@ -21,7 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.captioners import TimedText, make_captioner
+from pipeline.caption_sets import captioner_maker
+from pipeline.captioners import TimedText
 from pipeline.captioners.blip2 import Blip2Captioner
 from pipeline.captioners.oracle import NoLabel, OracleCaptioner
 from pipeline.media.keyframes import keyframe_indices
@@ -132,7 +133,7 @@ def test_oracle_fills_the_places_of_a_label(label: str) -> None:
 
 def test_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'blip2'"):
-        make_captioner("blip22", Experiment(workspace="w"))
+        captioner_maker("blip22", Experiment(workspace="w"))()
 
 
 def test_unknown_device() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets import FORMATS, Listing, Source
+from pipeline.datasets import Listing, Source
 from schemas.errors import UserError
+from schemas.registry import FORMATS
 from schemas.tables import FAILURES, read_table, write_table
 from tests.pipeline.datasets.listings import reasons, touch, write
 

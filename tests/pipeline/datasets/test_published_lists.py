@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets import FORMATS, Listing, Source
+from pipeline.datasets import Listing, Source
 from pipeline.datasets.entry import Entry
 from schemas.errors import UserError
+from schemas.registry import FORMATS
 from tests.pipeline.datasets.listings import reasons, touch, write
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -78,6 +79,29 @@ def test_a_long_folder_is_named_before_ray_starts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
     with pytest.raises(UserError, match="too long a path for its sockets: set RAY_TMPDIR"):
         list(execute([], no_worker, Ray()))
+
+
+@pytest.mark.slow
+def test_a_node_slow_to_start_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own error, raised before the real start: how long a node may take cannot be set from outside."""
+    start, slow = ray.init, [True]
+
+    def init(**options: Any) -> Any:
+        if slow.pop():
+            raise Exception("The current node timed out during startup.")
+        return start(**options)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(time, "sleep", lambda seconds: slow.append(False))
+    with connected(Ray()):
+        assert ray.is_initialized()
+    assert "Ray did not start (1 of 3): The current node timed out" in capsys.readouterr().err
+    slow[:] = [True]
+    monkeypatch.setattr(time, "sleep", lambda seconds: slow.append(True))
+    with pytest.raises(UserError, match="Ray does not start on this machine.*short of memory"), connected(Ray()):
+        pass
 
 
 @pytest.mark.slow

@@ -20,8 +20,18 @@ from pipeline.runtime.units import ShardResult, Unit
 from schemas import replacement
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.replacement import replaced_folder, replacement_folder, settle, swap
-from schemas.stage import FILE, StageRecord, StageSpec, current_record, damage, read_record, write_record
+from schemas.replacement import settle, swap
+from schemas.stage import (
+    FILE,
+    StageRecord,
+    StageSpec,
+    current_record,
+    damage,
+    read_record,
+    replaced_folder,
+    replacement_folder,
+    write_record,
+)
 from schemas.tables import GUIDE_INDEX, video_key
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from schemas.errors import UserError
-from train.engine import checkpoint
-from train.engine.checkpoint import Position
+from train.engine import checkpoint, checkpoint_files
+from train.engine.checkpoint_files import Position
 from train.engine.optim import parameter_groups
 from train.models.weights import load_weights
 
@@ -44,7 +44,7 @@ def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     path = write(tmp_path, 3, model, optimizer)
     assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
     other, again = network()
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint_files.newest(tmp_path)
     assert found is not None and found[0] == path and found[1]["spec"] == SPEC
     assert checkpoint.load(*found, other, again) == Position(3, 0, 3, 1.5, 1, 0, 1.0)
     for step in range(3, 6):
@@ -57,17 +57,17 @@ def test_the_last_few_are_kept_in_order_of_steps(tmp_path: Path) -> None:
     model, optimizer = network()
     for step in (1, 2, 9999999, 10000000):
         write(tmp_path, step, model, optimizer)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_9999999", "step_10000000"]
+    assert [path.name for path in checkpoint_files.steps(tmp_path)] == ["step_9999999", "step_10000000"]
 
 
 def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     model, optimizer = network()
     for step, loss in enumerate((3.0, 1.0, 2.0, 1.0, 2.5, 2.4, 2.6, 2.7)):
         write(tmp_path, step, model, optimizer, loss)
-    assert [path.name[-1] for path in checkpoint.steps(tmp_path)] == ["3", "6", "7"]
-    best = checkpoint.best(tmp_path)
+    assert [path.name[-1] for path in checkpoint_files.steps(tmp_path)] == ["3", "6", "7"]
+    best = checkpoint_files.best(tmp_path)
     assert best is not None and best.name == "step_0000003"  # of equal losses, the later
-    assert checkpoint.best(tmp_path / "nothing") is None
+    assert checkpoint_files.best(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -82,11 +82,11 @@ def test_damage_is_noticed(tmp_path: Path, name: str, how: str, capsys: pytest.C
         path.unlink()
     else:
         path.write_bytes(data[: len(data) // 2] if how == "cut" else data[:-1] + b"!")
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint_files.newest(tmp_path)
     assert found is not None and found[0] == before
     assert f"{last} is damaged" in capsys.readouterr().err
     write(tmp_path, 2, model, optimizer)  # takes the damaged one's place
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint_files.newest(tmp_path)
     assert found is not None and found[0] == last
 
 
@@ -98,17 +98,17 @@ def test_a_damaged_state_falls_back_to_the_checkpoint_before(
 ) -> None:
     folders = [write(tmp_path, step, *network()) for step in (1, 2)]
     (folders[1] / "state.json").write_bytes(state)
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint_files.newest(tmp_path)
     assert found is not None and found[0] == folders[0]
     assert "is damaged" in capsys.readouterr().err
 
 
 def test_what_was_half_written_is_not_seen_and_swept_up(tmp_path: Path) -> None:
-    partial = tmp_path / checkpoint.FOLDER / ".step_0000005.123.tmp"
+    partial = tmp_path / checkpoint_files.FOLDER / ".step_0000005.123.tmp"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.newest(tmp_path) is None
-    checkpoint.clean(tmp_path)
+    assert checkpoint_files.newest(tmp_path) is None
+    checkpoint_files.clean(tmp_path)
     assert not partial.exists()
 
 
@@ -117,7 +117,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**state, "format": 99}))
     with pytest.raises(UserError, match="format 99, this version reads 2"):
-        checkpoint.newest(tmp_path)
+        checkpoint_files.newest(tmp_path)
 
 
 def test_weights_that_cannot_be_read(tmp_path: Path) -> None:

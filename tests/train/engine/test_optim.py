@@ -1,6 +1,7 @@
 """Learning rates at the steps where they can be told by hand, and who decays."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from train.data.sampling import BatchPlan
 from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
 from train.models.losses import PredictionHead, Temperature
 from train.models.sizes import VideoMAEConfig
@@ -20,6 +22,18 @@ CONFIG = VideoMAEConfig.preset("tiny", dim=24, depth=2, heads=2, decoder_dim=16,
 def test_linear_scaling() -> None:
     assert scaled_lr(1.5e-4, 2048) == pytest.approx(1.2e-3)  # VideoMAE ViT-B on 64 GPUs
     assert scaled_lr(1.5e-4, 256) == pytest.approx(1.5e-4)
+
+
+@given(videos=st.integers(1, 64), rate=st.floats(1e-5, 1e-2), repeats=st.integers(1, 8))
+def test_the_documented_rule_for_repeats_trains_as_one_that_counts_videos(
+    videos: int, rate: float, repeats: int
+) -> None:
+    """VideoMAE V2, MGMAE and ST-MAE: V videos an update at b x V / 256. docs/masks.md: batch V x R, base_lr b / R."""
+    plan = BatchPlan(np.zeros(4 * videos), seed=0, epochs=1, batch_size=videos * repeats, repeats=repeats)
+    assert plan.videos_per_batch == videos and plan.batches_per_epoch == 4
+    assert scaled_lr(rate / repeats, plan.batch_size) == pytest.approx(rate * videos / 256)
+    page = " ".join((Path(__file__).parents[3] / "docs" / "masks.md").read_text(encoding="utf-8").split())
+    assert "set `optim.batch_size` to V x R **and** `optim.base_lr` to b / R" in page
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.config import Mask
+from schemas.registry import MASKS
 from train.masking.carried_map import FINE
 from train.masking.decoder_cells import running_cells
 from train.masking.masks import (
-    MASKS,
     bottom_k,
     hidden_per_slice,
     make_mask,
@@ -289,7 +289,7 @@ def test_nan_scores_are_refused_and_infinite_ones_rank(kind: str) -> None:
 
 
 def test_messages_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="top-k, bottom-k, tube, random, .*; did you mean 'top-k'"):
+    with pytest.raises(ValueError, match="unknown mask 'topk'. Did you mean 'top-k'"):
         make_mask("topk", ratio=0.5, shape=SHAPE)
     for kind, needs in (("top-k", "scores"), ("motion-box", "scores"), ("optical-flow", "flow")):
         with pytest.raises(ValueError, match=f"{kind}' needs {needs}: give the run a guide"):

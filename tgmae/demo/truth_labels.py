@@ -1,4 +1,4 @@
-"""The world's second axis: what a run's frozen features tell of how the named object moves, which no caption says."""
+"""The world's axes next to its labels: what frozen features tell of how the named object moves, not in any caption."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from train.probe import Task
 from train.specs import probe_spec
 
 
-def probe_motion(experiment: Experiment, truth: Path) -> dict[str, float]:
-    """The probe of a run with motions in place of labels: `motion`, `motion_knn`, `motion_chance`, and
-    the first two `_untrained` where probe.untrained is true. Reads the features that `tgmae probe` kept.
+def probe_axis(experiment: Experiment, truth: Path, axis: str = "motion") -> dict[str, float]:
+    """The probe of a run with an axis of the world ("motion", "label": what is seen) in place of its labels.
+
+    Returns AXIS, AXIS_knn, AXIS_chance, and the first two _untrained where probe.untrained is true. Reads the features
+    that `tgmae probe` kept.
     """
     experiment = with_test_split(experiment, "probe")
     spec, options = probe_spec(experiment), experiment.probe
@@ -27,22 +29,22 @@ def probe_motion(experiment: Experiment, truth: Path) -> dict[str, float]:
     videos, train = labelled_split(
         open_videos(Workspace(Path(experiment.workspace))), options.train_split, options.test_split, options.test_share
     )
-    videos, motions = with_motions(videos, truth)
-    found = {"motion_chance": 1 / motions}
+    videos, classes = with_axis(videos, truth, axis)
+    found = {f"{axis}_chance": 1 / classes}
     for suffix, untrained in (("", False), ("_untrained", True))[: 1 + options.untrained]:
         features = frozen.features(videos, untrained=untrained)
         missing = missing_videos("probe", options, videos, train, features.read_S)
         metrics = Task.of(videos, train, features, missing).metrics(options, frozen.device)[0]
-        found |= {f"motion{suffix}": metrics["top1"], f"motion_knn{suffix}": metrics["top1_knn"]}
+        found |= {f"{axis}{suffix}": metrics["top1"], f"{axis}_knn{suffix}": metrics["top1_knn"]}
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def with_motions(videos: Videos, truth: Path) -> tuple[Videos, int]:
-    """The videos with their motion's number for a label, and how many motions there are."""
+def with_axis(videos: Videos, truth: Path, axis: str) -> tuple[Videos, int]:
+    """The videos with the number of their motion (or "label") for a label, and how many there are of these."""
     plan = json.loads((truth / "world.json").read_bytes())["videos"]
-    motion_of = {entry["path"]: entry["motion"] for entry in plan}
-    names = sorted(set(motion_of.values()))
-    said = [motion_of[str(Path(str(video)).with_suffix(""))] for video in videos.strings("video_id")]
-    labels = pa.array([names.index(motion) for motion in said], pa.int32())
+    value_of = {entry["path"]: entry[axis] for entry in plan}
+    names = sorted(set(value_of.values()))
+    values = [value_of[str(Path(str(video)).with_suffix(""))] for video in videos.strings("video_id")]
+    labels = pa.array([names.index(value) for value in values], pa.int32())
     place = videos.clips.schema.get_field_index("label")
     return replace(videos, clips=videos.clips.set_column(place, "label", labels)), len(names)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.conftest import write_workspace
-from tgmae.demo.motion_labels import with_motions
+from tgmae.demo.truth_labels import with_axis
 from train.data.videos import open_videos
 
 
@@ -18,10 +18,10 @@ def test_labels_become_motions_video_by_video(tmp_path: Path) -> None:
     motions = ["still", "circling", "still", "sliding", "circling", "still"]
     plan = [{"path": path, "motion": motion} for path, motion in zip(paths, motions, strict=True)]
     (tmp_path / "world.json").write_text(json.dumps({"videos": plan[::-1]}))  # in any order
-    changed, count = with_motions(videos, tmp_path)
+    changed, count = with_axis(videos, tmp_path, "motion")
     assert count == 3
     assert changed.column("label").tolist() == [2, 0, 2, 1, 0, 2]  # by name
     assert changed.all_keys() == videos.all_keys() and videos.column("label").tolist() == [0, 1, 0, 1, 0, 1]
     (tmp_path / "world.json").write_text(json.dumps({"videos": plan[1:]}))
     with pytest.raises(KeyError):
-        with_motions(videos, tmp_path)
+        with_axis(videos, tmp_path, "motion")
