@@ -175,10 +175,8 @@ def test_the_page_of_the_config_is_current() -> None:
 )
 def test_a_room_imports_what_its_extra_brings(project: dict[str, Any], room: str, extra: str | None) -> None:
     """By name, not by what happens to come along with something else."""
-    wanted = [
-        *project["dependencies"],
-        *(line for each in (extra or "").split("+") if each for line in project["optional-dependencies"][each]),
-    ]
+    extras = [project["optional-dependencies"][each] for each in (extra or "").split("+") if each]
+    wanted = [*project["dependencies"], *(line for lines in extras for line in lines)]
     brought = {canonicalize_name(Requirement(line).name) for line in wanted}
     found = {name for path in (ROOT / room).rglob("*.py") for name in imported(path)}
     outside = found - set(ROOMS) - sys.stdlib_module_names - OPTIONAL - {"tomllib"}  # not listed by Python 3.10
