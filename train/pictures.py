@@ -58,6 +58,21 @@ def mask_picture(
     return strip if not text else np.concatenate([_caption(text, strip.shape[1]), strip])
 
 
+def reconstruction_picture(
+    clip_THWC: Pixels, hidden_Thw: NDArray[np.bool_], guess_THWC: Pixels, attention_Thw: NDArray[Any], *, size: int
+) -> Pixels:
+    """Rows: frames, what the mask leaves, the guess, what a patch attends to: uint8 [H', W', 3].
+
+    One column a time slice, its first frame, enlarged by whole pixels to about `size`.
+    """
+    first = np.arange(len(hidden_Thw)) * (len(clip_THWC) // len(hidden_Thw))
+    frames = clip_THWC[first]
+    rows = [frames, hide(frames, hidden_Thw), guess_THWC[first],
+            heat(frames, attention_Thw, low=0.0, high=float(attention_Thw.max()))]  # fmt: skip
+    factor = max(size // clip_THWC.shape[1], 1)
+    return np.concatenate([_beside(row.repeat(factor, 1).repeat(factor, 2)) for row in rows])[:-GAP]
+
+
 def heat(frames_THWC: Pixels, scores_Thw: NDArray[Any], *, low: float, high: float, opacity: float = 0.6) -> Pixels:
     """Scores laid over grey frames, one colour a patch: uint8 [T, H, W, 3]."""
     unit = np.clip((scores_Thw.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
