@@ -9,7 +9,8 @@ SPREAD := --numprocesses auto --dist loadgroup --no-loadscope-reorder # one proc
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world demo-models screenshots pictures clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
+	demo-models screenshots pictures clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -92,8 +92,9 @@ class Progress:
             return
         found = self._events.write(name, **fields)
         if self._style == "json":
-            console.file.write(json.dumps(found) + "\n")
-            console.file.flush()
+            terminal = getattr(console.file, "terminal", console.file)  # schemas/log.py keeps plain lines
+            terminal.write(json.dumps(found) + "\n")
+            terminal.flush()
 
     def __enter__(self) -> Progress:
         return self.start()

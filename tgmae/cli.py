@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from schemas.errors import UserError
 from schemas.foreign_text import shown, shown_lines
 from schemas.signals import exit_on_sigterm
 from tgmae import stage_commands
@@ -56,13 +57,29 @@ view_commands.register(app)
 
 @app.command(epilog="Example: tgmae export work/ssv2/runs/pretrain --to-hf out")
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or its finetune folder.")],
-    to_hf: Annotated[Path, typer.Option("--to-hf", help="The transformers folder to write.")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, or its finetune folder; for FiftyOne the workspace.")
+    ],
+    to_hf: Annotated[Path | None, typer.Option("--to-hf", help="The transformers folder to write.")] = None,
+    to_fiftyone: Annotated[
+        Path | None, typer.Option("--to-fiftyone", help="The FiftyOne dataset to write: clips, captions, maps, masks.")
+    ] = None,
+    guide: Annotated[str | None, typer.Option(help="FiftyOne: the guide whose maps are written.")] = None,
+    videos: Annotated[int | None, typer.Option(min=1, help="FiftyOne: at most so many.")] = None,
 ) -> None:
-    """Write a run's weights as plain transformers loads them (docs/weights.md)."""
-    from train.export import export_hf
+    """Write a run's weights as plain transformers loads them (docs/weights.md), or a workspace for FiftyOne."""
+    if (to_hf is None) == (to_fiftyone is None):
+        raise UserError("name one of --to-hf OUT (of a run) and --to-fiftyone OUT (of a workspace)")
+    if to_hf is not None:
+        from train.export import export_hf
 
-    typer.echo(f"{export_hf(run, to_hf)}: {to_hf}")
+        typer.echo(f"{export_hf(run, to_hf)}: {to_hf}")
+    elif to_fiftyone is not None:
+        from schemas.workspace import Workspace
+        from tgmae.inspector.reports.fiftyone_export import export_fiftyone
+
+        count = export_fiftyone(Workspace(run), to_fiftyone, guide=guide, most=videos)
+        typer.echo(f"{count} videos: {to_fiftyone}")
 
 
 ExperimentFile = Annotated[Path, typer.Argument(help="A TOML file of the experiment (docs/config.md).")]
@@ -96,8 +113,8 @@ def sweep(
     ray_address: Address = None,
 ) -> None:
     """Run a list of experiments, skipping what is done; on a Ray cluster their trainings run side by side."""
-    from tgmae.sweep import experiments
-    from tgmae.sweep import sweep as run_all
+    from tgmae.runs.sweep import experiments
+    from tgmae.runs.sweep import sweep as run_all
 
     overrides = [*(set or []), *([f"ray.address={quoted(ray_address)}"] if ray_address else [])]
     failed = run_all(experiments(configs, overrides, seeds), lambda line: typer.echo(shown(line)))

@@ -74,9 +74,11 @@ def reconstruct(model: PretrainModel, clip_THWC: Tensor, hidden_THW: NDArray[np.
     Such a model predicts each patch without its mean and deviation. "true" gives it those of the original, as is usual
     in papers; "neighbours" gives it what the visible patches around it have, so that nothing hidden is looked at.
     """
-    c = model.config
-    cubes_1NK = cubes_from_clip(clip_THWC[None], c.patch_size, c.tubelet)
-    visible_1V, hidden_1M = split_mask(torch.from_numpy(hidden_THW.reshape(1, -1)), c.tokens)
+    c, device = model.config, model.mask_token.device
+    cubes_1NK = cubes_from_clip(clip_THWC[None].to(device), c.patch_size, c.tubelet)
+    visible_1V, hidden_1M = (
+        index.to(device) for index in split_mask(torch.from_numpy(hidden_THW.reshape(1, -1)), c.tokens)
+    )
     prediction_1MK = model.forward_split(cubes_1NK, visible_1V, hidden_1M).prediction_BMK.float()
     target_1MK = pixel_target(gather_tokens(cubes_1NK, hidden_1M), norm=norm)
     error = float(F.mse_loss(prediction_1MK, target_1MK))
@@ -95,7 +97,7 @@ def reconstruct(model: PretrainModel, clip_THWC: Tensor, hidden_THW: NDArray[np.
     filled_1NK = unit_1NK.clone()
     filled_1NK[0, hidden_1M[0]] = guess_MK
     clip = clip_from_cubes(filled_1NK, c.grid, c.patch_size, c.tubelet)[0]
-    return Reconstruction((clip.clamp(0, 1) * 255).round().to(torch.uint8).numpy(), error)
+    return Reconstruction((clip.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(), error)
 
 
 def _nearness(hidden_M: Tensor, visible_V: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -121,7 +123,7 @@ def centre_attention(encoder: Encoder, clip_THWC: Tensor) -> NDArray[np.float32]
     assert isinstance(last.attn, torch.nn.Module)
     hook = last.attn.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
-        encoder(clip_THWC[None])
+        encoder(clip_THWC[None].to(encoder.positions.device))
     finally:
         hook.remove()
     attention = last.attn
@@ -133,6 +135,6 @@ def centre_attention(encoder: Encoder, clip_THWC: Tensor) -> NDArray[np.float32]
     key_NHd = F.linear(x_ND, weight[d : 2 * d]).view(len(x_ND), heads, -1)  # type: ignore[index]
     scores_HN = torch.einsum("hd,nhd->hn", query_Hd, key_NHd) / query_Hd.shape[1] ** 0.5
     if isinstance(last, DividedBlock):
-        other = torch.arange(len(x_ND)) // (h * w) != t // 2
+        other = torch.arange(len(x_ND), device=x_ND.device) // (h * w) != t // 2
         scores_HN = scores_HN.masked_fill(other, -torch.inf)
-    return np.asarray(scores_HN.softmax(-1).mean(0).reshape(t, h, w).numpy(), np.float32)
+    return np.asarray(scores_HN.float().softmax(-1).mean(0).reshape(t, h, w).cpu().numpy(), np.float32)

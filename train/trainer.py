@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.config import ARVideo, Experiment, Mask
@@ -16,6 +18,7 @@ from train.engine.loop import Loop, Settings, common_facts
 from train.masking.masks import hidden_per_slice
 from train.models.arvideo import cut, kept_tokens
 from train.models.objective import Objective
+from train.models.videomae import PretrainModel
 
 
 class Trainer(Loop):
@@ -43,6 +46,22 @@ class Trainer(Loop):
     def batches(self, plan: BatchPlan) -> Iterator[Batch]:
         dataset = ClipDataset(self.videos, self.experiment, self.objective.model.config.grid)
         return stream(dataset, plan, workers=self.experiment.pretrain.workers, pin=self.ranks.device.type == "cuda")
+
+    def picture(self) -> NDArray[np.uint8] | None:
+        """Of the first video's first clip, always with the same crop and mask."""
+        model, experiment = self.objective.model, self.experiment
+        if not isinstance(model, PretrainModel) or experiment.pretrain.fsdp:  # a shard of a model sees nothing alone
+            return None
+        from train.pictures import reconstruction_picture
+        from train.reconstructions import centre_attention, reconstruct
+
+        sample = ClipDataset(self.videos, experiment, model.config.grid).samples(0, 0)[0]
+        hidden_THW = sample.mask_N.numpy().reshape(model.config.grid)
+        model.eval()
+        made = reconstruct(model, sample.clip_THWC, hidden_THW, norm=experiment.objective.norm_pixels)
+        attention_THW = centre_attention(model.encoder, sample.clip_THWC)
+        model.train()
+        return reconstruction_picture(sample.clip_THWC.numpy(), hidden_THW, made.clip_THWC, attention_THW, size=96)
 
     def losses(self, batch: Batch, micro: int) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = self.wrapped(

@@ -113,6 +113,7 @@ class Pretrain(Section):
     compile: bool = False
     shuffle_shards: Positive = 16  # samples are shuffled within blocks of as many shards
     log_every: Positive = 10  # updates
+    pictures_every: NotNegative = 0  # updates; a reconstruction into TensorBoard, not with fsdp or arvideo; 0: none
     save_every: Positive = 500  # updates
     keep: Positive = 2  # last checkpoints, and the best
     fsdp: bool = False  # shard parameters, gradients and optimiser over the processes (for ViT-H and g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,8 @@ def test_the_styles_of_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_terminal_shows_what_each_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=stream, force_terminal=True, width=140))
+    monkeypatch.setattr(sys, "stderr", stream)  # the bar is drawn there
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, width=140))
     monkeypatch.delenv(progress.STYLE, raising=False)
     with Progress("shard", 40) as bar:
         bar.advance(3, failed=1)

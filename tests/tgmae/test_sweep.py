@@ -14,8 +14,8 @@ from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tests.ray_head import CLI, ray_head
 from tgmae.run import DATA
+from tgmae.runs.sweep import experiments
 from tgmae.stages import STAGES
-from tgmae.sweep import experiments
 
 Command = Callable[..., Any]
 TINY = ["stages=['pretrain','probe']", "guide=none", "mask.kind=tube", "mask.text_share=[1.0, 1.0]", "optim.epochs=1",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.workspace import Workspace
 from train.models.sizes import VideoMAEConfig
 from train.models.videomae import Encoder, PretrainModel
 from train.reconstructions import centre_attention, checkpoints, reconstruct
@@ -94,3 +97,17 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('workspace = "w"\n[model]\nsize = "tiny"\n[clip]\nsize = 32\nframes = 4\n')
     with pytest.raises(UserError, match="there are none yet"):
         load_checkpoint(tmp_path, "model")
+
+
+def test_pictures_during_training_change_no_weight(small: Callable[..., Experiment], workspace: Workspace) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from train.pretrain import run_pretrain
+
+    run_pretrain(small(name="plain"))
+    run_pretrain(small(name="seen", pretrain={"pictures_every": 2}))
+    plain, seen = ((workspace.run(name) / "model.safetensors").read_bytes() for name in ("plain", "seen"))
+    assert plain == seen
+    board = EventAccumulator(str(workspace.run("seen") / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Images("reconstruction")] == [2, 4, 6, 8]

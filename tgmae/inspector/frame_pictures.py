@@ -6,9 +6,7 @@ Shape suffixes: T frames of a clip, T' time slices, H rows, W columns, C channel
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,24 +98,3 @@ def model_clip(clips: Clips, experiment: Experiment, row: int, drawn: DrawnClip)
     """What the model sees: uint8 [T, size, size, 3]."""
     meta, mp4 = clips.meta(row)
     return resize_crop(decode(mp4, drawn.frames_T, meta, meta.video_id), drawn.crop, experiment.clip.size)
-
-
-def reconstruction_picture(experiment: Experiment, clip_THWC: Pixels, hidden_THW: NDArray[np.bool_],
-                           guess_THWC: Pixels, attention_THW: NDArray[Any]) -> Pixels:  # fmt: skip
-    """Rows: frames, what the mask leaves, the reconstruction, the attention of the centre patch: uint8 [H, W, 3]."""
-    slots = slice_frames(experiment, len(hidden_THW))
-    rows = [clip_THWC[slots], hide(clip_THWC[slots], hidden_THW), guess_THWC[slots],
-            heat(clip_THWC[slots], attention_THW, low=0.0, high=float(attention_THW.max()))]  # fmt: skip
-    side = token_grid(experiment)[1]
-    factor = max(shown_size(experiment) // 2 // (experiment.clip.size // side) // side, 1)
-    gap = 2
-    lines = []
-    for frames in rows:
-        padded = np.pad(frames.repeat(factor, 1).repeat(factor, 2), ((0, 0), (0, gap), (0, gap), (0, 0)))
-        lines.append(np.concatenate(list(padded), axis=1))
-    return np.concatenate(lines)
-
-
-def slice_frames(experiment: Experiment, slices: int) -> Sequence[int]:
-    """The first frame of each time slice."""
-    return [number * experiment.model.tubelet for number in range(slices)]

@@ -29,6 +29,7 @@ from tgmae.inspector.drawn_clips import Clips, Wanted, as_the_run, experiment_of
 from tgmae.inspector.index_keeper import Keeper
 from tgmae.inspector.known_objects import object_of, what_stands_out
 from train.data.augment import Crop
+from train.pictures import reconstruction_picture
 from train.reconstructions import STATISTICS, centre_attention, load_checkpoint, reconstruct
 
 MOST_MAP = 4_000_000  # bytes of a video's map that are sent; longer ones are thinned
@@ -192,8 +193,8 @@ class Answers:
         clip_THWC = frame_pictures.model_clip(self.site.clips, experiment, row, drawn)
         made = reconstruct(model, clip_THWC, drawn.hidden_THW, norm=experiment.objective.norm_pixels,
                            statistics="true" if statistics == "true" else "neighbours")  # fmt: skip
-        picture = frame_pictures.reconstruction_picture(
-            experiment, clip_THWC.numpy(), drawn.hidden_THW, made.clip_THWC, centre_attention(model.encoder, clip_THWC)
+        picture = reconstruction_picture(
+            clip_THWC.numpy(), drawn.hidden_THW, made.clip_THWC, centre_attention(model.encoder, clip_THWC), size=96
         )
         return _image(frame_pictures.jpeg(picture, 92), {"X-Error": f"{made.error:.4f}"})
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
+from tgmae.runs.sweep import SEEDED
 from tgmae.shipped_files import CONFIGS
-from tgmae.sweep import SEEDED
 from tgmae.tables.paper_numbers import FT, LP, R1, R5, TABLES, Row
 from tgmae.tables.run_conditions import epochs, tested, trained_with, unlike_others, wilson
 from train.evaluation.results import FILE, Result, read_result

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from schemas.atomic import write_json
@@ -110,6 +112,10 @@ class Loop(ABC):
     def losses(self, batch: Any, micro: int) -> dict[str, Tensor]:
         """Scalars by name, by `self.wrapped`; micro: number of the micro-batch within the update `self.step`."""
 
+    def picture(self) -> NDArray[np.uint8] | None:
+        """What the model makes of a clip now, [H, W, 3]; by the main process alone. None: there is no such picture."""
+        return None
+
     @property
     def clips_per_step(self) -> int:
         return self.plan.batch_size
@@ -143,6 +149,9 @@ class Loop(ABC):
                 if late is not None:
                     self._settle(late, metrics)
                 late, self.step = update, update.step
+                every = self.experiment.pretrain.pictures_every
+                if metrics is not None and every and self.step % every == 0:
+                    metrics.picture(self.step, self.picture())
                 if self.step % self.options.save_every == 0 or self.step == plan.total:
                     self._settle(late, metrics)  # what is saved is known to be finite
                     late = None

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from schemas.atomic import write_bytes
 from schemas.errors import UserError
@@ -90,6 +92,11 @@ class Metrics:
             self._wandb.log(line, step=step)
         self._progress.advance(0, loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}")
         self._values, self._waited, self._updates, self._since = {}, 0.0, 0, now
+
+    def picture(self, step: int, image_HWC: NDArray[np.uint8] | None) -> None:
+        """For TensorBoard."""
+        if image_HWC is not None:
+            self._board.add_image("reconstruction", image_HWC, step, dataformats="HWC")
 
     def close(self, error: BaseException | None = None) -> None:
         self._progress.stop(error)
