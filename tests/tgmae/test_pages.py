@@ -116,7 +116,7 @@ def test_a_page(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.Monke
         if words[0] in ("pretrain", "finetune", "probe", "retrieve"):
             extra = {"guide": "motion-vectors", "mask.kind": "motion-vectors", "objective.contrastive": 0.0}
         if name == "probe_and_retrieval":  # its config transfers a run of another data set
-            extra["model.init"] = "work/ssv2/runs/pretrain"
+            extra |= {"model.init": "work/ssv2/runs/pretrain", "retrieve.group": ""}
         if words[0] == "run":
             extra = {"mask.kind": "tube"} if "guide=" in line else {}
         more = ["--yes"] if words[:2] == ["runs", "remove"] else []
