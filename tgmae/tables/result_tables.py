@@ -34,7 +34,9 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its 
     R5: ("retrieve", "r@5"),
     "text to video R@5": ("retrieve", "text_to_video_r@5"),
 }
-ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/engine/run_folder.py)
+ASIDE = re.compile(
+    r"\.[0-9a-f]{16,}$"
+)  # a run of another config, kept under its fingerprint (train/engine/run_folder.py)
 Group = list[Result]
 EMPTY = "–"
 
