@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         runs.command(name, epilog=f"Example: {example}")(command)
     app.add_typer(
         runs, name="runs", epilog="Examples: tgmae runs work/ssv2, tgmae runs rename work/ssv2 pretrain text-60",
-        help="List runs, those kept aside and leftovers; rename, restore, remove them. WORKSPACE alone lists; it may also "
+        help="List runs, those kept aside and leftovers; rename, restore, remove them. WORKSPACE alone lists, and may "
              "stand before the action.",
     )  # fmt: skip
 
