@@ -29,6 +29,7 @@ from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
+from train.engine.metrics import FILE, read
 
 FOLDER = Path("work/gpu_world")
 RESULTS = Path("bench/results/gpu_world.json")
@@ -70,6 +71,7 @@ def main() -> None:
     making.add_argument("--no-wheels", action="store_true")
     training = commands.add_parser("train")
     training.add_argument("--seconds", type=float, default=420, help="for all parts together")
+    training.add_argument("--epochs", type=int, help="of each run; not given: as many as --seconds allow")
     training.add_argument("--seeds", type=int, default=SEEDS)
     training.add_argument("--results", type=Path, default=RESULTS)
     for each in (making, training):
@@ -189,23 +191,15 @@ class Parts:
 
 
 def train(options: argparse.Namespace) -> None:
-    from train.engine.metrics import FILE, read
-
     folder: Path = options.folder
     if not (folder / "parts").is_dir():
         sys.exit(f"{folder} has no parts: run `python bench/gpu_world.py prepare` first, and carry the folder here")
     parts = Parts(options)
-    speed = parts.run(options.rows[0], "speed", ("pretrain",), "optim.epochs=2", "optim.warmup_epochs=1")
-    if speed is None:
-        sys.exit(1)
-    lines = read(Workspace(Path(speed.workspace)).run("speed") / FILE)
-    rate = max(line["clips_per_second"] for line in lines) / speed.optim.batch_size
     real = sorted(path.stem for path in (folder / "parts").glob("real-*.toml"))
     runs = len(options.rows) * options.seeds + 2 + len(real)  # the control counts twice
-    per_epoch = lines[-1]["step"] / 2
-    epochs = max(2, int(0.6 * parts.left() / runs * rate / per_epoch))  # the rest: starting, probing
+    epochs = options.epochs or affordable(parts, options.rows[0], runs)
     lasting = (f"optim.epochs={epochs}", f"optim.warmup_epochs={epochs / 10}")
-    parts.found["about"] |= {"updates_per_s": round(rate, 2), "epochs": epochs, "updates": round(epochs * per_epoch)}
+    parts.found["about"]["epochs"] = epochs
     control = parts.run("control", "control", ("pretrain", "finetune"), f"finetune.epochs={2 * epochs}",
                         f"finetune.warmup_epochs={epochs / 5}")  # fmt: skip
     if control is not None:
@@ -223,6 +217,17 @@ def train(options: argparse.Namespace) -> None:
             found = results(done, "probe")
             names = {"top1": "linear", "top1_knn": "knn", "chance": "chance"}
             parts.add({"row": row, "seed": 0, **{ours: found[theirs] for theirs, ours in names.items()}})
+
+
+def affordable(parts: Parts, row: str, runs: int) -> int:
+    """Epochs that each of so many runs has time for: two thirds of what is left, for they also start and are probed."""
+    speed = parts.run(row, "speed", ("pretrain",), "optim.epochs=2", "optim.warmup_epochs=1")
+    if speed is None:
+        sys.exit(1)
+    lines = read(Workspace(Path(speed.workspace)).run("speed") / FILE)
+    rate = max(line["clips_per_second"] for line in lines) / speed.optim.batch_size
+    parts.found["about"] |= {"updates_per_s": round(rate, 2), "updates_an_epoch": lines[-1]["step"] // 2}
+    return max(2, int(0.6 * parts.left() / runs * rate * 2 / lines[-1]["step"]))
 
 
 def results(experiment: Experiment, kind: str) -> dict[str, float]:

@@ -142,7 +142,7 @@ def gpu_world(found: Any) -> str:
 
     make gpu-world-data, then on the GPU machine: make gpu-world
 
-{about["card"]}, torch {about["torch"]}: {about.get("updates", 0)} updates of ViT-S a run. The row "control" is trained
+{about["card"]}, torch {about["torch"]}: {about["epochs"]} epochs of ViT-S a run. The row "control" is trained
 from scratch on motions. {"Not done: " + "; ".join(lost) if lost else ""}
 
 {table(rows, columns)}
