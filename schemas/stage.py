@@ -170,7 +170,7 @@ def required_record(folder: Path, command: str) -> StageRecord:
     if record is None:
         state = "is incomplete" if folder.is_dir() else "is missing"
         near = [] if folder.is_dir() else nearest(
-            folder.name, [path.parent.name for path in folder.parent.glob(f"[!.]*/{FILE}")], cutoff=0.8)  # fmt: skip
+            folder.name, [path.parent.name for path in folder.parent.glob(f"[!.]*/{FILE}")], cutoff=0.7)  # fmt: skip
         meant = f" (there is {near[0]!r})" if near else ""
         raise MissingInput(f"{folder} {state}{meant}: run `{command}` first")
     return record

@@ -40,7 +40,7 @@ def load_experiment(path: Path | None, overrides: Sequence[str] = (), **defaults
         return Experiment.model_validate(values)
     except ValidationError as error:
         given = path is None or _is_valid(kept)
-        raise UserError(_explain(error, "the command line" if given else str(path))) from error
+        raise UserError(_explain(error, "on the command line" if given else f"in {path}")) from error
 
 
 def _is_valid(values: dict[str, Any]) -> bool:
@@ -112,7 +112,7 @@ def _explain(error: ValidationError, source: str) -> str:
             allowed = re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", ""))  # of a Literal
             near = hint(str(problem["input"]), allowed)
             lines.append(f"{'.'.join(place)} = {repr(problem['input'])[:200]}: {problem['msg']}.{near}".rstrip("."))
-    return f"in {source}: " + "; ".join(lines)
+    return f"{source}: " + "; ".join(lines)
 
 
 def _section_of(place: list[str]) -> type[BaseModel]:

@@ -1,4 +1,4 @@
-"""Zero-shot retrieval: are the videos that a frozen encoder holds for most alike of one class?
+"""Zero-shot retrieval: are the nearest neighbours by a frozen encoder's features of the same class?
 
     python -m train retrieve work/demo.toml
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.atomic import sha256_file
 from schemas.config import Experiment
-from schemas.errors import UserError
+from schemas.errors import UserError, hint
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class OwnClass:
             raise self._failed(error) from error
         if spec is None or spec.origin is None or not Path(spec.origin).is_file():
             raise UserError(
-                f"{self._given}: there is no module {module} in {Path.cwd()}, on PYTHONPATH or among what is installed"
+                f"{self._given}: there is no module {module} in {Path.cwd()}, on PYTHONPATH or among what is installed."
+                + hint(module, [path.stem for path in Path.cwd().glob("*.py")])
             )
         path = Path(spec.origin).absolute()
         return Source(path, sha256_file(path))
@@ -63,7 +64,8 @@ class OwnClass:
         except Exception as error:
             raise self._failed(error) from error
         if not isinstance(found, type):
-            raise UserError(f"{self._given}: {module} has no class {name}")
+            classes = [each for each, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+            raise UserError(f"{self._given}: {module} has no class {name}.{hint(name, classes)}")
         if not callable(getattr(found, self.method.partition("(")[0], None)):
             raise UserError(f"{self._given}: {name} has no method {self.method} ({self.page})")
         return found

@@ -147,7 +147,7 @@ class Frozen(Section):
 
 
 class Linear(Section):
-    """A linear layer after batch norm, trained in steps: MAE's recipe is the default."""
+    """A linear layer after batch norm, by SGD: MAE's recipe is the default."""
 
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"  # lars: as MAE
     epochs: Positive = 90  # over the training features

@@ -82,7 +82,7 @@ def test_overrides_take_toml_or_plain_text(override: str, value: object) -> None
     ],
 )
 def test_mistakes_are_answered_with_what_is_known(override: str, hint: str) -> None:
-    with pytest.raises(UserError, match="in the command line|section.key=value") as raised:
+    with pytest.raises(UserError, match="on the command line|section.key=value") as raised:
         load(override)
     assert hint in str(raised.value)
 
@@ -154,7 +154,7 @@ def test_hostile_overrides_are_refused_at_once(override: str, message: str) -> N
 
 def test_a_mistake_is_reported_where_it_was_made(tmp_path: Path) -> None:
     good, bad = write(tmp_path / "good.toml", 'workspace = "w"'), write(tmp_path / "bad.toml", "[mask]\nratoi = 1")
-    with pytest.raises(UserError, match="in the command line: unknown key 'mask.ratoi'"):
+    with pytest.raises(UserError, match="on the command line: unknown key 'mask.ratoi'"):
         load_experiment(good, ["mask.ratoi=1"])
     with pytest.raises(UserError, match=r"in .*bad\.toml: .*unknown key 'mask.ratoi'"):
         load_experiment(bad, ["mask.ratio=0.5"])

@@ -1,4 +1,4 @@
-"""Linear classifiers on features: logistic regression solved to the end, and MAE's, trained in steps.
+"""Linear classifiers on features: logistic regression solved to the end, and MAE's, by SGD.
 
 Published probes differ in how they are trained (recipes: LARS, SGD or AdamW, with augmentation or without). The first
 is a convex problem with one answer, without a schedule or a seed; the second is there to compare with the literature.

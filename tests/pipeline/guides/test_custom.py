@@ -131,6 +131,8 @@ def test_a_worker_elsewhere_needs_the_same_file(folder: Path, monkeypatch: pytes
         ("sys:Guide", "", "there is no module sys"),
         ("mine:Guide", "class Other: ...", "mine has no class Guide"),
         ("mine:Guide", "Guide = 3", "mine has no class Guide"),
+        ("mine:Guid", "class Guide: ...", "Did you mean 'Guide'"),
+        ("mines:Guide", "class Guide: ...", "Did you mean 'mine'"),
         ("mine:Guide", "class Guide: ...", "Guide has no method score"),
         ("mine:Guide", "class Guide: score = 3", "Guide has no method score"),
         ("mine:Guide", "class Guide(:", "cannot be imported: SyntaxError"),
