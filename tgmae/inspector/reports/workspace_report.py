@@ -55,7 +55,12 @@ def report_workspace(
         Report(
             title=f"{workspace.root.resolve().parent.name or 'tgmae'}: what was hidden, and what was learned",
             notes=notes,
-            answers=[_hidden(workspace, experiment), _object(found, experiment), _learned(bars), _against(bars, found)],
+            answers=[
+                _hidden(workspace, experiment, run),
+                _object(found, experiment),
+                _learned(bars),
+                _against(bars, found),
+            ],
             lines=_lines(found, bars),
             tables=[*(tables or []), *_confusion(workspace, run)],
             pictures=_pictures(workspace, experiment, run),
@@ -91,10 +96,12 @@ def _counted(workspace: Workspace) -> str:
     return "; ".join(said) + "."
 
 
-def _hidden(workspace: Workspace, experiment: Experiment) -> Answer:
+def _hidden(workspace: Workspace, experiment: Experiment, run: str | None) -> Answer:
     plain = as_the_run(experiment)
     by = f" by {experiment.guide_name}" if experiment.guide_name else ""
     share = "" if plain.share == 1 else f"; scores choose {plain.share:.0%} of them, chance the rest"
+    if run is None:
+        share += ". There is no run yet: these are the defaults"
     picture = None
     try:
         clips = Clips(workspace)
