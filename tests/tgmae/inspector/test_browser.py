@@ -328,7 +328,8 @@ def test_screenshots_for_the_docs(browser: Any, tmp_path: Path) -> None:
             _keep(view.screenshot(), DOCS / f"inspector-worst-{name}.png")
             view.locator(".card").first.click()
             view.wait_for_selector("#strips canvas")
-            view.evaluate("document.querySelector('#mask-title').scrollIntoView()") if name != "desktop" else None
+            if name != "desktop":
+                view.evaluate("document.querySelector('#why').scrollIntoView({block: 'end'})")
             view.wait_for_timeout(1500)
             _keep(view.screenshot(), DOCS / f"inspector-video-{name}.png")
             context.close()

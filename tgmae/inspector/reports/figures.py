@@ -116,7 +116,7 @@ def run_sheet(clips: Clips, experiment: Experiment, row: int) -> Sheet:
     rows = [Row("frames", frames)]
     if drawn.scores_THW is not None:
         low, high = float(drawn.scores_THW.min()), float(drawn.scores_THW.max())
-        rows.append(Row(f"scores of {guide}", heat(frames, drawn.scores_THW[slots], low=low, high=high)))
+        rows.append(Row(f"scores of\n{guide}", heat(frames, drawn.scores_THW[slots], low=low, high=high)))
     rows.append(Row("what the run sees", hide(frames, drawn.hidden_THW[slots])))
     said = f": “{drawn.captions[drawn.entry]}”" if drawn.captions else ""
     return Sheet(shown(f"{drawn.meta.video_id}{said}"), rows, hidden_in_words(experiment, plain))

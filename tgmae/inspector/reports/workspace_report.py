@@ -98,7 +98,7 @@ def _counted(workspace: Workspace) -> str:
 
 def _hidden(workspace: Workspace, experiment: Experiment, run: str | None) -> Answer:
     plain = as_the_run(experiment)
-    by = f" by {experiment.guide_name}" if experiment.guide_name else ""
+    by = f" by {experiment.guide_name}" if experiment.guide_name not in (None, plain.kind) else ""
     share = "" if plain.share == 1 else f"; scores choose {plain.share:.0%} of them, chance the rest"
     if run is None:
         share += ". There is no run yet: these are the defaults"
