@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tgmae.demo.world_table import BOUNDS, TABLES
-from tgmae.result_tables import markdown
+from tgmae.tables.result_tables import markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench" / "results"
@@ -30,7 +30,13 @@ PROBES = {
 
 
 def main() -> None:
-    parts = {"demo": demo, "world_table": world_table, "map_precision": map_precision, "real_clips": real_clips}
+    parts = {
+        "demo": demo,
+        "world_table": world_table,
+        "map_precision": map_precision,
+        "real_clips": real_clips,
+        "gpu_world": gpu_world,
+    }
     text = [HEAD]
     for name, section in parts.items():
         file = RESULTS / f"{name}.json"
@@ -118,6 +124,26 @@ def real_clips(found: Any) -> str:
 
 {about["videos"]} labelled videos of {about["classes"]} classes and {about["more"]} more to pretrain on;
 {about["epochs"]} epochs at {about["size"]} px. No text masks: CLIP's weights cannot be fetched here.
+
+{table(rows, columns)}
+"""
+
+
+def gpu_world(found: Any) -> str:
+    about = found["about"]
+    runs = [run for run in found["runs"] if "failed" not in run]
+    rows = [(name, of(runs, name)) for name in dict.fromkeys(run["row"] for run in runs)]
+    columns = {"motion": "motion, linear", "motion_knn": "motion, k-NN",
+               "seen": "seen, linear", "seen_knn": "seen, k-NN",
+               "motion_untrained": "motion, untrained", "seen_untrained": "seen, untrained",
+               "linear": "real clips, linear", "knn": "real clips, k-NN"}  # fmt: skip
+    lost = [f"{run['row']}: {run['failed']} ({run['reason']})" for run in found["runs"] if "failed" in run]
+    return f"""## On one GPU
+
+    make gpu-world-data, then on the GPU machine: make gpu-world
+
+{about["card"]}, torch {about["torch"]}: {about.get("updates", 0)} updates of ViT-S a run. The row "control" is trained
+from scratch on motions. {"Not done: " + "; ".join(lost) if lost else ""}
 
 {table(rows, columns)}
 """

@@ -30,7 +30,7 @@ from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from pipeline.shard import segment_frames
 from pipeline.stage_specs import caption_spec
-from schemas.config import Caption, Clean, Experiment, Section, caption_source
+from schemas.config import Blip2, Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.foreign_text import is_utf8, shown
 from schemas.stage import StageRecord, current_record, required_record
@@ -271,8 +271,8 @@ def _settled(caption: Caption) -> Caption:
     """Model folders and files by their full path: Ray's workers may run in another folder."""
     update: dict[str, Section] = {
         name: options.model_copy(update={"model": str(Path(options.model).resolve())})
-        for name, options in (("blip2", caption.blip2), ("blip", caption.blip))
-        if Path(options.model).is_dir()
+        for name, options in caption
+        if isinstance(options, Blip2) and Path(options.model).is_dir()
     }
     if caption.lavis.models:
         models = str(Path(caption.lavis.models).resolve())

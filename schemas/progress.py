@@ -64,8 +64,9 @@ class Progress:
     def start(self) -> Progress:
         self.event("begin", total=self.total, done=self.done, unit=self.unit)
         if not self.hidden and not self._style and console.is_terminal:
-            console.file = self._drawn.enter_context(log.past_log(console.print))
-            self._drawn.callback(setattr, console, "file", None)  # stderr again, whatever that is then
+            if log.active():
+                console.file = self._drawn.enter_context(log.past_log(console.print))
+                self._drawn.callback(setattr, console, "file", None)  # stderr again, whatever that is then
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(self.unit),
                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[notes]}"))  # fmt: skip
             self._bar = Bar(*columns, console=console, redirect_stderr=not log.active())

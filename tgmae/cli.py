@@ -130,7 +130,7 @@ def table(
     paper: Annotated[bool, typer.Option("--paper", help="The paper's tables, its numbers next to ours.")] = False,
 ) -> None:
     """Show the results of finetune, probe and retrieve as a Markdown table: the mean over seeds, and its spread."""
-    from tgmae.result_tables import find_results, paper_tables, run_table
+    from tgmae.tables.result_tables import find_results, paper_tables, run_table
 
     results = find_results(folders)
     typer.echo(shown_lines(paper_tables(results) if paper else run_table(results)))

@@ -64,6 +64,8 @@ def decide(stage: Stage, experiment: Experiment) -> Step:
     found = stage.look(spec)
     if found.returns:
         return Step(stage.name, "restore", "a run of this config was kept", tuple(found.moves))
+    if record is not None and found.trained:  # other views of a test; a file of the results that is missing
+        return Step(stage.name, "resume", f"{'; '.join(reasons[:8])}: from its last checkpoint, without training again")
     if record is not None:
         resumed = "; resumes the rebuild that was stopped" if found.begun and not (found.reasons or found.moves) else ""
         return Step(stage.name, "rebuild", "; ".join(reasons[:8]) + resumed, tuple(found.moves))

@@ -32,6 +32,7 @@ class Found(NamedTuple):
     reasons: Sequence[str] = ()  # why it is not what is asked for
     moves: Sequence[Move] = ()  # what is kept elsewhere, in order; the last one brings back what is asked for
     returns: bool = False  # whether it does
+    trained: bool = False  # that what is asked for is trained, and only its results are to be made (again)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _tuning(experiment: Experiment) -> Move | None:
 def _found(spec: StageSpec, held: Held) -> Found:
     begun = held.before is not None and (held.aside is not None or held.checkpoint is not None)
     reasons = [] if held.before is None else spec.differences(held.before)
-    return Found(begun, reasons, held.moves, held.back is not None)
+    return Found(begun, reasons, held.moves, held.back is not None, held.checkpoint is not None)
 
 
 def _measured(spec: StageSpec) -> Found:

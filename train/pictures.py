@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from schemas.atomic import write_bytes
 from schemas.foreign_text import shown
@@ -23,39 +23,6 @@ Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between the pictures of a strip
 HEAT = "inferno"  # evenly brighter from low to high, for the colour-blind, too
 DPI = 100
-
-
-def mask_picture(
-    clip_THWC: Pixels,
-    scores_Thw: NDArray[Any] | None = None,
-    mask_Thw: NDArray[np.bool_] | None = None,
-    *,
-    columns: int = 8,
-    text: str = "",
-) -> Pixels:
-    """Rows: the frames, under them their scores as heat, under them what the mask leaves: uint8 [H', W', 3].
-
-    One column a time slice, at most `columns` of them, evenly spaced, showing the slice's first frame.
-    Scores are coloured from the least (dark) to the greatest (pale) of the clip; hidden patches are grey.
-    Errors: ValueError when the time slices or the grid do not divide the clip.
-    """
-    slices = next((len(x) for x in (scores_Thw, mask_Thw) if x is not None), len(clip_THWC))
-    for grid in (scores_Thw, mask_Thw):
-        if grid is not None and (
-            len(grid) != slices or any(a % b for a, b in zip(clip_THWC.shape, grid.shape, strict=False))
-        ):
-            raise ValueError(
-                f"a grid of {grid.shape} does not divide a clip of {clip_THWC.shape[:3]} in {slices} slices"
-            )
-    slots = np.unique(np.linspace(0, slices - 1, min(columns, slices)).round().astype(int))
-    frames = clip_THWC[slots * (len(clip_THWC) // slices)]
-    rows = [frames]
-    if scores_Thw is not None:
-        rows.append(heat(frames, scores_Thw[slots], low=float(scores_Thw.min()), high=float(scores_Thw.max())))
-    if mask_Thw is not None:
-        rows.append(hide(frames, mask_Thw[slots]))
-    strip = np.concatenate([_beside(row) for row in rows])[:-GAP]
-    return strip if not text else np.concatenate([_caption(text, strip.shape[1]), strip])
 
 
 def reconstruction_picture(
@@ -133,14 +100,3 @@ def _beside(frames_THWC: Pixels) -> Pixels:
     """Frames in a row, on white, with a gap below."""
     padded = np.pad(frames_THWC, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     return np.asarray(np.concatenate(list(padded), axis=1)[:, :-GAP], np.uint8)
-
-
-def _drawn(text: str) -> str:
-    """What the font can draw of it: few letters beyond Latin, and on one line."""
-    return " ".join(shown(text).split()).encode("latin-1", "replace").decode("latin-1")
-
-
-def _caption(text: str, width: int) -> Pixels:
-    image = Image.new("RGB", (width, 20), "white")
-    ImageDraw.Draw(image).text((2, 2), _drawn(text), fill="black", font=ImageFont.load_default(13))
-    return np.asarray(image)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.runtime.model_identity import LOCAL
-from schemas.config import Caption, Experiment, Flow, Text
+from schemas.config import Blip2, Caption, Experiment, Flow, Text
 from schemas.errors import UserError, choice_error
 from schemas.foreign_text import shown
 
@@ -24,8 +24,8 @@ HUB = "hf-hub:"  # open_clip's prefix of a hub name
 
 def check_captioner(source: str, caption: Caption) -> None:
     """Raises UserError when the model of that source is neither here nor can be fetched."""
-    if source in ("blip2", "blip"):
-        options = caption.blip2 if source == "blip2" else caption.blip
+    options = getattr(caption, source, None)
+    if isinstance(options, Blip2):
         check_hub(f"caption.{source}.model", options.model, options.revision)
     elif source == "llm" and caption.llm.local and not caption.llm.file:
         check_hub("caption.llm.local", caption.llm.local, caption.llm.revision)

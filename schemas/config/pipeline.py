@@ -74,16 +74,16 @@ class Blip2(Section):
 
     model: str = "Salesforce/blip2-opt-2.7b"  # hub name or local folder
     revision: str = "main"  # of a hub name
-    prompt: str = ""
+    prompt: str = ""  # what the text begins with; "": nothing
     batch_size: Positive = 32  # frames; halved when memory runs out
-    dtype: Precision = "float32"
+    dtype: Precision = "float32"  # of the weights
     load_in_8bit: bool = False  # by bitsandbytes
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
-    num_beams: Positive = 1
-    max_new_tokens: Positive = 30
-    min_new_tokens: NotNegative = 0
+    num_beams: Positive = 1  # of beam search; 1: greedy
+    max_new_tokens: Positive = 30  # of a caption
+    min_new_tokens: NotNegative = 0  # of a caption
     length_penalty: float = 1.0  # of beams
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # of tokens that were said; 1: none
     sample: bool = False  # draw words, seeded by caption.seed, video and frame; else the most likely
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of sampling
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9  # of sampling: the nucleus
@@ -105,7 +105,7 @@ class Lavis(Section):
     """Frames captioned by salesforce-lavis, in an environment of its own (docs/captions.md)."""
 
     name: str = "blip2_opt"  # of LAVIS' model zoo: blip2_opt, blip2_t5, blip_caption ...
-    model_type: str = "caption_coco_opt2.7b"
+    model_type: str = "caption_coco_opt2.7b"  # of that model in LAVIS' zoo
     models: str = ""  # a .py file, run first: one's own models for LAVIS' registry
     prompt: str = ""  # "": that of the model type
     batch_size: Positive = 32  # frames; halved when memory runs out
@@ -175,18 +175,20 @@ class Mix(Section):
 class Clean(Section):
     """Mending of captions. What was changed is in changes.parquet."""
 
-    enabled: bool = False
+    enabled: bool = False  # whether captions are cleaned
     unprintable: bool = True  # control characters and the like are cut
     repeats: bool = True  # words said over and over are said once
     boilerplate: tuple[str, ...] = ("arafed", "araffed", "araffe")  # words or phrases to cut
 
 
 class Caption(Section):
+    """What a caption set is made of (docs/captions.md)."""
+
     keyframes: Positive = 3  # of a video; 1: the centre frame
     placing: Literal["uniform", "random"] = "uniform"  # midpoints of equal parts (section 3.2), or drawn by seed
     seed: int = 0  # of all that is drawn, with the video's id
     videos_per_shard: Positive = 256  # the unit of work and of resume
-    decode_threads: Positive = 2
+    decode_threads: Positive = 2  # that decode ahead of a model
     blip2: Blip2 = Blip2()
     blip: Blip = Blip()
     lavis: Lavis = Lavis()
@@ -203,6 +205,7 @@ class Shard(Section):
     short_side: Positive = 256  # pixels; smaller videos are not enlarged
     gop: Positive = 12  # frames from one key frame to the next
     crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor
+    # x264's: slower ones make smaller files
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     max_mb: Annotated[float, Field(gt=0)] = 256.0  # about, a tar; estimated from the manifest
     max_videos: Positive = 4096  # at most, a tar
@@ -226,8 +229,8 @@ class Text(Section):
     attention: Literal["original", "value", "query-query", "query-query+key-key"] = "value"
     last_block: Literal["whole", "attention"] = "whole"  # dense; attention: no residual, no feed-forward (ClearCLIP)
     batch_size: Positive = 1024  # crops; dense: frames of as many pixels
-    precision: Precision = "float32"
-    device: str = "auto"
+    precision: Precision = "float32"  # of the encoder
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     compile: bool = False  # crops: torch.compile the encoder
     cache: bool = False  # keep the patches' embeddings, so that another caption set needs the text tower only
     cache_kept: Share = 0.999  # of the embeddings' variance, which decides how many directions are kept

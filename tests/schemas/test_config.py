@@ -161,3 +161,16 @@ def test_a_mistake_is_reported_where_it_was_made(tmp_path: Path) -> None:
     deep = write(tmp_path / "deep.toml", "a = " + "[" * 20_000)
     with pytest.raises(UserError, match="is not TOML"):
         load_experiment(deep)
+
+
+def test_the_page_of_the_config_has_a_word_on_every_key() -> None:
+    """Written by docs/make_config_md.py from the comments: none is missing, empty or cut."""
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(all_keys())
+    for row in rows:
+        words = row[-1].rstrip("| ")
+        assert words and not words.endswith((",", ";", ":", " and", " or", " of", " the", " a")), row
+        assert words.count("(") == words.count(")") and words.count("`") % 2 == 0, row
+    for heading in ("caption", "mask", "model", "objective", "optim", "pretrain"):
+        assert re.search(rf"## `\[{heading}\]`\n[A-Z]", page)

@@ -27,7 +27,7 @@ from schemas.stage import replaced_folder
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
 from tgmae import stages
-from tgmae.run import Step, plan, run
+from tgmae.run import Step, plan, run, run_one
 from tgmae.runs.changes import restore
 from tgmae.runs.inventory import Item, inventory
 from tgmae.shipped_files import WORLD_MODELS
@@ -209,6 +209,17 @@ EDITS = st.lists(
     ),
     min_size=1, max_size=5,
 )  # fmt: skip
+
+
+def test_another_test_of_a_finished_finetuning_asks_for_nothing(finished: Path, tmp_path: Path) -> None:
+    """docs/finetune.md: views, split and `missing` may be changed afterwards; the weights stay."""
+    root = tmp_path / "again"
+    shutil.copytree(finished, root, symlinks=True)
+    lines: list[str] = []
+    run_one("finetune", experiment(root, {"finetune.temporal_views": 2}), lines.append)
+    assert lines[0].split()[:2] == ["finetune", "resume"] and "testing.temporal_views: 1 -> 2" in lines[0]
+    with pytest.raises(UserError, match="--rebuild moves it aside"):
+        run_one("finetune", experiment(root, {"finetune.dropout": 0.5}), lines.append)
 
 
 @pytest.mark.slow

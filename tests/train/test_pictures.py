@@ -8,30 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.pictures import GAP, loss_curve, mask_picture, save_png
+from train.pictures import heat, hide, loss_curve, save_png
 
 CLIP = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3)).astype(np.uint8)
 
 
-def test_a_mask_picture_shows_frames_scores_and_mask(tmp_path: Path) -> None:
-    scores = np.zeros((4, 4, 6))
-    scores[:, 1, 2] = 1
-    image = mask_picture(CLIP, scores, scores > 0)
-    assert image.shape == (3 * (32 + GAP) - GAP, 4 * (48 + GAP) - GAP, 3) and image.dtype == np.uint8
-    assert np.array_equal(image[:32, :48], CLIP[0]) and np.array_equal(image[:32, 52:100], CLIP[2])
-    masked = image[2 * (32 + GAP) :, :48]
-    assert (masked[10:15, 18:23] == 128).all() and np.array_equal(masked[:8], CLIP[0, :8])
-    hot = image[32 + GAP :, :48].astype(int)
-    assert hot[10, 18, 0] > hot[20, 40, 0]
-    save_png(tmp_path / "mask.png", image)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), image)
+def test_hidden_patches_are_grey_and_the_rest_is_the_frame(tmp_path: Path) -> None:
+    mask = np.zeros((8, 4, 6), bool)
+    mask[:, 1, 2] = True
+    image = hide(CLIP, mask)
+    assert (image[:, 9:16, 17:24] == 128).all() and (image[:, 8, 16:24] == 98).all()
+    assert np.array_equal(image[:, :8], CLIP[:, :8]) and np.array_equal(image[:, 16:], CLIP[:, 16:])
+    save_png(tmp_path / "mask.png", image[0])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), image[0])
 
 
-def test_columns_and_captions() -> None:
-    assert mask_picture(CLIP, columns=3).shape == (32, 3 * (48 + GAP) - GAP, 3)
-    assert mask_picture(CLIP, mask_Thw=np.ones((4, 4, 6), bool), text="a\nred 球").shape[0] == 2 * (32 + GAP) - GAP + 20
-    with pytest.raises(ValueError, match="does not divide"):
-        mask_picture(CLIP, np.zeros((4, 5, 6)))
+def test_greater_scores_are_brighter() -> None:
+    scores = np.tile(np.linspace(-1, 1, 24).reshape(4, 6), (8, 1, 1))
+    image = heat(CLIP, scores, low=-1, high=1, opacity=1).astype(int)
+    patches = image.reshape(8, 4, 8, 6, 8, 3).mean((2, 4))  # one colour each
+    assert (np.diff(patches.sum(-1).reshape(8, 24), axis=1) > 0).all()
+    assert np.array_equal(heat(CLIP, scores, low=-2, high=3, opacity=0), heat(CLIP, -scores, low=0, high=1, opacity=0))
 
 
 def test_a_curve_is_drawn() -> None:

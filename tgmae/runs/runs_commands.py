@@ -16,14 +16,15 @@ LIST = "list"
 
 
 class _ListByDefault(Group):
-    """A workspace in place of an action: its runs are listed."""
+    """A workspace in place of an action: its runs are listed, or the action after it is done there."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands and not args[0].startswith("-"):
             near = nearest(args[0], self.commands, cutoff=0.6)
             if near and not Path(args[0]).exists():
                 raise UserError(f"there is no action or workspace {args[0]!r}: did you mean {near[0]!r}?")
-            args = [LIST, *args]
+            action = args[1] if args[1:] and args[1] in self.commands else LIST
+            args = [action, args[0], *(args[1:] if action == LIST else args[2:])]
         return super().resolve_command(ctx, args)
 
 
@@ -38,7 +39,8 @@ def register(app: typer.Typer) -> None:
         runs.command(name, epilog=f"Example: {example}")(command)
     app.add_typer(
         runs, name="runs", epilog="Examples: tgmae runs work/ssv2, tgmae runs rename work/ssv2 pretrain text-60",
-        help="List runs, those kept aside and leftovers; rename, restore, remove them. WORKSPACE alone lists.",
+        help="List runs, those kept aside and leftovers; rename, restore, remove them. WORKSPACE alone lists, and may "
+             "stand before the action.",
     )  # fmt: skip
 
 

@@ -132,6 +132,12 @@ def test_removing_asks_and_takes_what_is_named_alone(workspace: Workspace) -> No
     assert [item.name for item in inventory(workspace)] == ["base", "other"]
 
 
+def test_the_action_may_stand_behind_the_workspace(workspace: Workspace) -> None:
+    name = sorted(path.name for path in (workspace.root / "runs").iterdir() if not path.name.startswith("."))[0]
+    assert call(workspace.root, "rename", name, "elsewhere").exit_code == 0
+    assert (workspace.root / "runs" / "elsewhere").is_dir() and not (workspace.root / "runs" / name).exists()
+
+
 def test_a_removal_that_was_stopped_leaves_no_half_run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(path: Path) -> None:
         raise KeyboardInterrupt

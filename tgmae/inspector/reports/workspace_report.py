@@ -19,7 +19,7 @@ from tgmae.inspector.known_objects import truth_folder
 from tgmae.inspector.reports import figures
 from tgmae.inspector.reports.show_figures import find_row
 from tgmae.inspector.reports.summary_page import Answer, Bar, Line, Picture, Report, Table, write_report
-from tgmae.run_conditions import wilson
+from tgmae.tables.run_conditions import wilson
 
 PICTURES = 6  # videos in the gallery
 CURVES = ("loss", "reconstruction", "contrastive")

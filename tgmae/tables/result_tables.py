@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
-from tgmae.paper_numbers import FT, LP, R1, R5, TABLES, Row
-from tgmae.run_conditions import epochs, tested, trained_with, unlike_others, wilson
 from tgmae.runs.sweep import SEEDED
+from tgmae.shipped_files import CONFIGS
+from tgmae.tables.paper_numbers import FT, LP, R1, R5, TABLES, Row
+from tgmae.tables.run_conditions import epochs, tested, trained_with, unlike_others, wilson
 from train.evaluation.results import FILE, Result, read_result
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "paper"
+PAPER = CONFIGS / "paper"
 COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its metric
     FT: ("finetune", "top1"),
     LP: ("probe", "top1_sgd"),
@@ -33,7 +34,9 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its 
     R5: ("retrieve", "r@5"),
     "text to video R@5": ("retrieve", "text_to_video_r@5"),
 }
-ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (train/engine/resume.py)
+ASIDE = re.compile(
+    r"\.[0-9a-f]{16,}$"
+)  # a run of another config, kept under its fingerprint (train/engine/run_folder.py)
 Group = list[Result]
 EMPTY = "–"
 
@@ -63,7 +66,7 @@ def _paper_table(title: str, rows: list[Row], results: list[Result]) -> str:
     head = ["", *(text for name in columns for text in (f"{name}, paper", "ours"))]
     body, notes = [], []
     for row in rows:
-        wanted = load_experiment(CONFIGS / f"{row.config}.toml")
+        wanted = load_experiment(PAPER / f"{row.config}.toml")
         mine = [
             result
             for result in results

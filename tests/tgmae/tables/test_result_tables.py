@@ -12,12 +12,13 @@ from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.toml import load_experiment
 from tgmae.cli import app
-from tgmae.paper_numbers import TABLES
-from tgmae.result_tables import find_results, markdown, paper_tables, run_table
-from tgmae.run_conditions import wilson
+from tgmae.shipped_files import CONFIGS
+from tgmae.tables.paper_numbers import TABLES
+from tgmae.tables.result_tables import find_results, markdown, paper_tables, run_table
+from tgmae.tables.run_conditions import wilson
 from train.evaluation.results import Checkpoint, Evaluation, write_result
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs" / "paper"
+PAPER = CONFIGS / "paper"
 
 
 def leave(
@@ -83,7 +84,7 @@ def test_what_a_number_is_to_be_read_beside(tmp_path: Path) -> None:
     ("kind", "change", "said"),
     [
         ("probe", {"optim": {"epochs": 800}}, "pretraining epochs: 800, elsewhere 200"),
-        ("finetune", {"finetune": {"epochs": 7}}, "fine-tuning epochs: 7, elsewhere 100"),
+        ("finetune", {"finetune": {"epochs": 7, "warmup_epochs": 0}}, "fine-tuning epochs: 7, elsewhere 100"),
         ("probe", {"probe": {"test_split": "val"}}, "probe splits: train/val, elsewhere train/by default"),
         ("retrieve", {}, "retrieve views: temporal 4, elsewhere temporal 2"),
     ],
@@ -107,14 +108,14 @@ def test_the_interval_is_wilson_s(share: float, videos: int) -> None:
 
 
 def test_our_number_beside_the_paper_s_is_marked_where_its_epochs_are_others(tmp_path: Path) -> None:
-    run = load_experiment(CONFIGS / "table2_tgm_mae_nce.toml", ["workspace=elsewhere", "optim.epochs=3",
+    run = load_experiment(PAPER / "table2_tgm_mae_nce.toml", ["workspace=elsewhere", "optim.epochs=3",
                                                                 "optim.warmup_epochs=0"])  # fmt: skip
     leave(tmp_path, run, "probe", top1_sgd=0.1)
     shown = paper_tables(find_results([tmp_path]))
     assert "10.0 *" in shown and "linear probe: optim.epochs 3, the paper's config has" in shown
 
 
-@pytest.mark.parametrize("change", [{"mask": {"ratio": 0.75}}, {"optim": {"epochs": 7}}])
+@pytest.mark.parametrize("change", [{"mask": {"ratio": 0.75}}, {"optim": {"epochs": 7, "warmup_epochs": 0}}])
 def test_runs_of_different_configs_are_not_averaged(tmp_path: Path, change: dict[str, Any]) -> None:
     leave(tmp_path, seeded("text", 0), "probe", top1=0.1)
     leave(tmp_path, seeded("text", 1, **change), "probe", top1=0.2)
@@ -141,9 +142,9 @@ def test_one_seed_counts_once(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_tables_have_its_numbers_beside_ours(tmp_path: Path) -> None:
-    run = load_experiment(CONFIGS / "table2_tgm_mae_nce.toml", ["workspace=elsewhere"])
+    run = load_experiment(PAPER / "table2_tgm_mae_nce.toml", ["workspace=elsewhere"])
     leave(tmp_path, run, "finetune", top1=0.681)
-    other = load_experiment(CONFIGS / "table3_ucf101_tgm_nce.toml")
+    other = load_experiment(PAPER / "table3_ucf101_tgm_nce.toml")
     leave(tmp_path, other, "retrieve", **{"r@1": 0.9, "r@5": 0.95})
     shown = paper_tables(find_results([tmp_path]))
     by_title = {part.partition("\n")[0].removeprefix("## "): part for part in shown.split("\n\n## ")}
@@ -158,7 +159,7 @@ def test_the_paper_s_tables_have_its_numbers_beside_ours(tmp_path: Path) -> None
 def test_every_row_of_the_paper_has_a_config() -> None:
     for rows in TABLES.values():
         for row in rows:
-            assert (CONFIGS / f"{row.config}.toml").is_file(), row
+            assert (PAPER / f"{row.config}.toml").is_file(), row
 
 
 def test_names_are_shown_as_text() -> None:
