@@ -193,10 +193,25 @@ def run_names(workspace: Workspace) -> list[str]:
 
 
 def experiment_of(workspace: Workspace, name: str | None) -> Experiment:
-    """The experiment of a run, on this workspace wherever it was made; without a run, what is so by default."""
+    """Of a run, on this workspace wherever it was made; without a run the defaults, with a guide that is there."""
     config = workspace.run(name) / "config.toml" if name else Path()
-    found = load_experiment(config) if name and config.is_file() else Experiment(workspace=str(workspace.root))
+    found = load_experiment(config) if name and config.is_file() else _default_experiment(workspace)
     return found.model_copy(update={"workspace": str(workspace.root)})
+
+
+def _default_experiment(workspace: Workspace) -> Experiment:
+    there = sorted(path.parent.name for path in (workspace.root / "guides").glob("[!.]*/stage.json"))
+    values: dict[str, Any] = {"workspace": str(workspace.root)}
+    text = next((name for name in there if name.startswith("text-")), None)
+    other = next((name for name in ("motion-vectors", "flow-magnitude", "optical-flow") if name in there), None)
+    if text is not None:
+        values["captions"] = text.removeprefix("text-")
+    elif other is not None:
+        values |= {"guide": other, "mask": {"kind": "motion-vectors" if other == "flow-magnitude" else other}}
+    try:
+        return Experiment.model_validate(values)
+    except ValueError:  # captions of a source of one's own
+        return Experiment(workspace=str(workspace.root))
 
 
 def hidden_in_words(experiment: Experiment, wanted: Wanted) -> str:

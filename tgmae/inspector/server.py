@@ -16,6 +16,7 @@ from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tgmae.inspector.drawn_clips import Clips
 from tgmae.inspector.index_keeper import Keeper
+from tgmae.inspector.known_objects import truth_folder
 from tgmae.inspector.site import application
 from tgmae.inspector.site_answers import Site
 from tgmae.inspector.site_guard import Guard
@@ -31,6 +32,7 @@ def serve(root: Path, *, host: str, port: int, browser: bool, truth: Path | None
     workspace = Workspace(root)
     if not (workspace.manifest / "manifest.parquet").is_file():
         raise UserError(f"{root} is not a workspace: it has no manifest (tgmae index DATA --out {root})")
+    truth_folder(workspace, truth)  # what is wrong with it is said before anything is served
     clips = Clips(workspace)
     keeper = Keeper(workspace, clips, truth=truth, say=say)
     listening = _bound(host, port)
@@ -62,6 +64,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, wanted))
+            listening.listen(128)  # who opens the URL at once waits, and is not refused
             return listening
         except OSError as error:
             listening.close()

@@ -175,9 +175,9 @@ def test_the_player_and_its_map(page: Any) -> None:
     assert changed(page, "#overlay", lambda: page.locator("#strength").fill("20"), read="e => e.style.opacity") == "0.2"
     page.click("#play")
     page.wait_for_function("() => document.querySelector('#clip').currentTime > 0.1")
-    assert page.inner_text("#play") == "Pause"
+    page.wait_for_function("() => document.querySelector('#play').textContent === 'Pause'")
     page.click("#play")
-    assert page.inner_text("#play") == "Play"
+    page.wait_for_function("() => document.querySelector('#play').textContent === 'Play'")
 
 
 SEEN = "e => [...e.querySelectorAll('canvas')].map(c => c.toDataURL().length).join()"
@@ -328,7 +328,8 @@ def test_screenshots_for_the_docs(browser: Any, tmp_path: Path) -> None:
             _keep(view.screenshot(), DOCS / f"inspector-worst-{name}.png")
             view.locator(".card").first.click()
             view.wait_for_selector("#strips canvas")
-            view.evaluate("document.querySelector('#mask-title').scrollIntoView()") if name != "desktop" else None
+            if name != "desktop":
+                view.evaluate("document.querySelector('#mask').scrollIntoView()")
             view.wait_for_timeout(1500)
             _keep(view.screenshot(), DOCS / f"inspector-video-{name}.png")
             context.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,8 @@ import torch
 from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tests.tgmae.inspector.conftest import experiment
-from tgmae.inspector.drawn_clips import Clips, Wanted, as_the_run, wanted_of
+from tests.train.conftest import write_sidecar, write_workspace
+from tgmae.inspector.drawn_clips import Clips, Wanted, as_the_run, experiment_of, wanted_of
 from tgmae.inspector.frame_pictures import model_clip
 from train.data.stream import ClipDataset
 from train.data.videos import open_videos
@@ -67,3 +71,12 @@ def test_a_guide_that_cannot_give_a_mask_says_so(looked_at: Workspace) -> None:
     with pytest.raises(UserError, match="there is no map 9"):
         clips.draw(chosen, 0, "text-blip2", Wanted("top-k", 0.6, 1.0, entry=9))
     assert clips.draw(chosen, 0, None, Wanted("tube", 0.6, 1.0)).scores_THW is None
+
+
+def test_without_a_run_the_defaults_take_a_guide_that_is_there(tmp_path: Path) -> None:
+    workspace = write_workspace(tmp_path / "w", videos=2, unguided=9)
+    assert experiment_of(workspace, None).guide_name == "text-blip2"
+    shutil.rmtree(workspace.guide("text-blip2"))
+    write_sidecar(workspace, "motion-vectors", maps=1)
+    found = experiment_of(workspace, None)
+    assert (found.guide_name, found.mask.kind) == ("motion-vectors", "motion-vectors")

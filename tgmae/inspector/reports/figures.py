@@ -10,7 +10,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +18,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.foreign_text import shown
 from tgmae.demo.clip_views import token_grid
-from tgmae.inspector.drawn_clips import Clips, DrawnClip, Wanted, as_the_run, experiment_of, run_names
+from tgmae.inspector.drawn_clips import (
+    Clips,
+    DrawnClip,
+    Wanted,
+    as_the_run,
+    experiment_of,
+    hidden_in_words,
+    run_names,
+)
 from tgmae.inspector.frame_pictures import model_clip, shown_size, strip
 from tgmae.inspector.reports.text_fonts import fonts_for
 from train.engine import metrics
@@ -96,6 +103,23 @@ def mask_sheet(clips: Clips, experiment: Experiment, row: int, *, every_frame: b
     rows += [Row(label, hide(frames, each.hidden_THW[slots])) for label, each in drawn.items()]
     said = f": “{scored.captions[0]}”" if scored is not None and scored.captions else ""
     return Sheet(shown(f"{first.meta.video_id}{said}"), rows, f"{plain.ratio:.0%} of the patches are hidden")
+
+
+def run_sheet(clips: Clips, experiment: Experiment, row: int) -> Sheet:
+    """One clip as a run sees it, in its last epoch but with the centre crop: frames, scores, what its mask leaves.
+
+    Errors: UserError where the run's guide has nothing for the video.
+    """
+    plain, guide = replace(as_the_run(experiment), crop="centre"), experiment.guide_name
+    drawn = clips.draw(experiment, row, guide, plain)
+    frames, slots = _frames(clips, experiment, row, drawn, False)
+    rows = [Row("frames", frames)]
+    if drawn.scores_THW is not None:
+        low, high = float(drawn.scores_THW.min()), float(drawn.scores_THW.max())
+        rows.append(Row(f"scores of\n{guide}", heat(frames, drawn.scores_THW[slots], low=low, high=high)))
+    rows.append(Row("what the run sees", hide(frames, drawn.hidden_THW[slots])))
+    said = f": “{drawn.captions[drawn.entry]}”" if drawn.captions else ""
+    return Sheet(shown(f"{drawn.meta.video_id}{said}"), rows, hidden_in_words(experiment, plain))
 
 
 def reconstruction_sheet(
@@ -219,54 +243,6 @@ def image_bytes(figure: Figure, format: str = "png") -> bytes:
     metadata = {"Date": None} if format == "svg" else {}
     figure.savefig(buffer, format=format, metadata=metadata)
     return buffer.getvalue()
-
-
-def save_moving(path: Path, sheet: Sheet, fps: float) -> None:
-    """The rows next to one another, frame after frame: .gif, or .mp4 (H.264).
-
-    Errors: UserError where an mp4 is asked for and PyAV is not installed.
-    """
-    pictures = []
-    for t in range(len(sheet.rows[0].frames_THWC)):
-        rows = [Row(row.label, row.frames_THWC[t : t + 1]) for row in sheet.rows]
-        pictures.append(_panels(Sheet(sheet.title, rows, sheet.note)))
-    if path.suffix == ".gif":
-        from PIL import Image
-
-        first, *rest = [Image.fromarray(picture).quantize(128) for picture in pictures]
-        buffer = io.BytesIO()
-        first.save(buffer, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-        write_bytes(path, buffer.getvalue())
-        return
-    try:
-        from pipeline.world.write import encode_mp4
-    except ModuleNotFoundError as error:
-        raise UserError(f"an mp4 needs {error.name}: pip install 'tgmae[pipeline]'; or ask for a gif") from None
-    buffer = io.BytesIO()
-    encode_mp4(buffer, np.stack(pictures * 2), max(round(fps), 1))  # twice: a clip is short
-    write_bytes(path, buffer.getvalue())
-
-
-def _panels(sheet: Sheet) -> Pixels:
-    """One frame of each row side by side, with its label above: uint8 [H, W, 3], even sides."""
-    families, _ = fonts_for(sheet.text)
-    count, side = len(sheet.rows), 1.5
-    columns = min(count, 5)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(columns * side + 0.1, 0.5 + lines * (side + 0.26)), dpi=100, facecolor="white")
-    figure.suptitle(sheet.title, fontsize=9, fontweight="bold", family=families)
-    for place, row in enumerate(sheet.rows):
-        axes = figure.add_subplot(lines, columns, place + 1)
-        axes.imshow(row.frames_THWC[0], interpolation="nearest")
-        axes.set_title(row.label.replace("\n", " "), fontsize=7.5, family=families, pad=3)
-        axes.set_axis_off()
-    figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.01, top=1 - 0.55 / (0.5 + lines * (side + 0.26)), wspace=0.04, hspace=0.2
-    )
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3]
-    return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
 
 
 def _guides(clips: Clips, row: int) -> list[str]:

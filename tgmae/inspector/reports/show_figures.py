@@ -12,6 +12,7 @@ from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tgmae.inspector.drawn_clips import Clips, experiment_of, run_names
 from tgmae.inspector.reports import figures
+from tgmae.inspector.reports.moving_pictures import save_moving
 from tgmae.inspector.reports.text_fonts import fonts_for
 from train.reconstructions import Statistics
 
@@ -89,7 +90,7 @@ def _written(name: str, chosen: _Chosen, out: Path, formats: Sequence[str], say:
             continue  # a curve does not move
         else:
             moving = figures.mask_sheet(clips, experiment, row, every_frame=True) if name == "masks" else sheet
-            figures.save_moving(path, moving, clips.meta(row)[0].fps / experiment.clip.stride)
+            save_moving(path, moving, clips.meta(row)[0].fps / experiment.clip.stride)
         say(str(path))
         written.append(path)
     return written

@@ -55,7 +55,12 @@ def report_workspace(
         Report(
             title=f"{workspace.root.resolve().parent.name or 'tgmae'}: what was hidden, and what was learned",
             notes=notes,
-            answers=[_hidden(workspace, experiment), _object(found, experiment), _learned(bars), _against(bars, found)],
+            answers=[
+                _hidden(workspace, experiment, run),
+                _object(found, experiment),
+                _learned(bars),
+                _against(bars, found),
+            ],
             lines=_lines(found, bars),
             tables=[*(tables or []), *_confusion(workspace, run)],
             pictures=_pictures(workspace, experiment, run),
@@ -91,17 +96,17 @@ def _counted(workspace: Workspace) -> str:
     return "; ".join(said) + "."
 
 
-def _hidden(workspace: Workspace, experiment: Experiment) -> Answer:
+def _hidden(workspace: Workspace, experiment: Experiment, run: str | None) -> Answer:
     plain = as_the_run(experiment)
-    by = f" by {experiment.guide_name}" if experiment.guide_name else ""
+    by = f" by {experiment.guide_name}" if experiment.guide_name not in (None, plain.kind) else ""
     share = "" if plain.share == 1 else f"; scores choose {plain.share:.0%} of them, chance the rest"
+    if run is None:
+        share += ". There is no run yet: these are the defaults"
     picture = None
     try:
         clips = Clips(workspace)
-        sheet = figures.mask_sheet(clips, experiment, find_row(clips, None, experiment.guide_name))
-        wanted = ("frames", "text scores", "motion", "text, top-k (TGM)", "motion (MGM)", "optical flow (MGMAE)")
-        short = sheet._replace(rows=[row for row in sheet.rows if row.label in wanted][:3])
-        picture = Picture(figures.image_bytes(figures.draw_sheet(short)), sheet.title)
+        sheet = figures.run_sheet(clips, experiment, find_row(clips, None, experiment.guide_name))
+        picture = Picture(figures.image_bytes(figures.draw_sheet(sheet)), sheet.title)
     except UserError as error:
         share += f". No picture: {error}"
     words = hidden_in_words(experiment, plain)
@@ -122,7 +127,7 @@ def _object(found: dict[str, Any], experiment: Experiment) -> Answer:
     detail = "Mean overlap (IoU) with the named object, as many patches taken as it covers."
     if "object_masked" in found:
         detail += (
-            f" At ratio {experiment.mask.ratio:g}, top-k hides {found['object_masked']:.0%} of it, a random "
+            f" At ratio {experiment.mask.ratio:g}, top-k alone hides {found['object_masked']:.0%} of it, a random "
             f"mask {found['object_masked_random']:.0%}."
         )
     return Answer(question, f"{verdict}: overlap {ours:.2f}", detail, bars)
@@ -178,7 +183,7 @@ def _lines(found: dict[str, Any], bars: list[dict[str, Any]]) -> list[Line]:
     if found.get("object_masked") is not None:
         lines.append(
             Line(
-                "share of the named object's patches hidden at the run's ratio",
+                "share of the named object's patches that top-k alone hides at the run's ratio",
                 _number(found["object_masked"]),
                 f"random mask {_number(found['object_masked_random'])}",
             )
@@ -250,13 +255,10 @@ def _pictures(workspace: Workspace, experiment: Experiment, run: str | None) -> 
         first = 0
     for row in _of_different_classes(clips):
         try:
-            sheet = figures.mask_sheet(clips, experiment, row)
+            sheet = figures.run_sheet(clips, experiment, row)
         except UserError:
             continue
-        short = sheet._replace(
-            rows=[each for each in sheet.rows if each.label not in ("random", "tube (VideoMAE)", "text, bottom-k")]
-        )
-        made.append(Picture(figures.image_bytes(figures.draw_sheet(short)), f"{sheet.title}: {sheet.note}."))
+        made.append(Picture(figures.image_bytes(figures.draw_sheet(sheet)), f"{sheet.title}: {sheet.note}."))
     return made
 
 

@@ -10,10 +10,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tests.tgmae.inspector.conftest import HOSTILE, experiment
+from tgmae.cli import app
 from tgmae.inspector.drawn_clips import Clips
 from tgmae.inspector.reports import figures
 from tgmae.inspector.reports.show_figures import find_row, show
@@ -125,3 +127,17 @@ def test_every_text_of_a_report_is_escaped(tmp_path: Path) -> None:
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<img src=x" not in page and "\u202e" not in page
     assert page.count("&lt;script&gt;") == 19
+
+
+def test_the_commands_say_what_they_wrote_and_refuse_what_they_cannot(trained: Workspace, tmp_path: Path) -> None:
+    def call(*words: object) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    shown = call("show", trained.root, "--out", tmp_path, "--figure", "masks", "--video", "001.mp4")
+    assert shown.exit_code == 0 and str(tmp_path / "masks.png") in shown.output
+    wrong = call("show", trained.root, "--out", tmp_path, "--figure", "mask")
+    assert wrong.exit_code == 2 and "Did you mean 'masks'?" in wrong.output
+    told = call("report", trained.root, "--out", tmp_path / "r.html")
+    assert told.exit_code == 0 and (tmp_path / "r.html").is_file()
+    none = call("report", tmp_path)
+    assert none.exit_code == 2 and "is not a workspace" in none.output
