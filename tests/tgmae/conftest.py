@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline.world.write import write_world
 from schemas.toml import dump
 from tests.train.conftest import shared_workspace, small, workspace  # noqa: F401
+from tgmae.cli import app
 from tgmae.demo.demo import demo_experiment
 
 SMALL = [
@@ -19,18 +20,26 @@ SMALL = [
     "caption.videos_per_shard=8", "probe.batch_size=8", "probe.untrained=false",
 ]  # fmt: skip
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., Any]
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="session")
 def tgmae() -> Command:
-    def call(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "tgmae", *map(str, arguments)], capture_output=True, text=True, timeout=600
-        )
+    """The command line, called in this process: what a process of its own does beyond that, test_signals.py shows."""
+
+    def call(*arguments: object, status: int | None = 0) -> Ended:
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
         if status is not None:
-            assert result.returncode == status, result.stdout + result.stderr
-        return result
+            assert result.exit_code == status, result.output
+        return Ended(result.exit_code, result.stdout, result.stderr)
 
     return call
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_cluster_trains_side_by_side(
-    tmp_path: Path, tgmae: Command, write_config: Callable[..., Path], cluster: str
-) -> None:
-    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace", "")
-    swept = tgmae("sweep", config, "--seeds", 2, "--ray-address", cluster, *SETS)
+def test_a_cluster_trains_side_by_side(tmp_path: Path, write_config: Callable[..., Path], cluster: str) -> None:
+    """By a process of its own: Ray reads how it is to authenticate when it is imported."""
+    config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
+    command = [sys.executable, "-m", "tgmae", "sweep", str(config), "--seeds", "2", "--ray-address", cluster, *SETS]
+    swept = subprocess.run(command, check=True, capture_output=True, text=True)
     for name in ("text-s0", "text-s1"):
         record = json.loads((tmp_path / "workspace" / "runs" / name / "probe" / "stage.json").read_bytes())
         assert record["stage"] == "probe"
