@@ -34,7 +34,7 @@ SUPERVISED = (
 )  # fmt: skip
 BOUNDS = (
     Row("untrained", "untrained encoder (floor)", (*TUBE, ALONE, *NOT_TRAINED)),
-    Row("supervised", "supervised from scratch (ceiling)",
+    Row("supervised", "supervised from scratch, 8 epochs",
         (*TUBE, ALONE, *NOT_TRAINED, *SUPERVISED, 'stages=["pretrain", "finetune"]')),
 )  # fmt: skip
 TABLES: dict[str, tuple[Row, ...]] = {
