@@ -170,49 +170,25 @@ def _against(bars: list[dict[str, Any]], found: dict[str, Any]) -> Answer:
     return Answer("Compared with what?", (text[0].upper() + text[1:]) if text else "Nothing yet", detail)
 
 
+MEASURED = {  # in what the demo measures -> its title, and what it is compared with
+    "mask_iou": ("mean IoU of the text mask with the named object, as many patches as it covers",
+                 {"random mask": "mask_iou_random"}),
+    "object_masked": ("share of the named object's patches that top-k alone hides at the run's ratio",
+                      {"random mask": "object_masked_random"}),
+    "motion": ("how it moves: linear probe, top-1", {"untrained": "motion_untrained", "chance": "motion_chance"}),
+    "reconstruction": ("reconstruction error of test videos", {"predicting zero": "reconstruction_zero"}),
+}  # fmt: skip
+
+
 def _lines(found: dict[str, Any], bars: list[dict[str, Any]]) -> list[Line]:
-    lines = []
-    if found.get("mask_iou") is not None:
-        lines.append(
-            Line(
-                "mean IoU of the text mask with the named object, as many patches as it covers",
-                _number(found["mask_iou"]),
-                f"random mask {_number(found['mask_iou_random'])}",
-            )
-        )
-    if found.get("object_masked") is not None:
-        lines.append(
-            Line(
-                "share of the named object's patches that top-k alone hides at the run's ratio",
-                _number(found["object_masked"]),
-                f"random mask {_number(found['object_masked_random'])}",
-            )
-        )
-    lines += [
-        Line(
-            each["title"],
-            _number(each["ours"]),
-            ", ".join(f"{name} {_number(value)}" for name, value in each["others"]) or "–",
-        )
-        for each in bars
-    ]
-    if found.get("motion") is not None:
-        lines.append(
-            Line(
-                "how it moves: linear probe, top-1",
-                _number(found["motion"]),
-                f"untrained {_number(found['motion_untrained'])}, chance {_number(found['motion_chance'])}",
-            )
-        )
-    if found.get("reconstruction") is not None:
-        lines.append(
-            Line(
-                "reconstruction error of test videos",
-                _number(found["reconstruction"]),
-                f"predicting zero {_number(found['reconstruction_zero'])}",
-            )
-        )
-    return lines
+    measured = {
+        key: Line(title, _number(found[key]), _named([(what, found[other]) for what, other in others.items()]))
+        for key, (title, others) in MEASURED.items()
+        if found.get(key) is not None
+    }
+    masks = [measured.pop(key) for key in ("mask_iou", "object_masked") if key in measured]
+    return [*masks, *(Line(bar["title"], _number(bar["ours"]), _named(bar["others"])) for bar in bars),
+            *measured.values()]  # fmt: skip
 
 
 def _named(others: list[tuple[str, float]]) -> str:

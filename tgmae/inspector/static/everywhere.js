@@ -107,3 +107,11 @@ async function look() {
 }
 look();
 setInterval(look, 1500);
+
+// A node of an SVG picture.
+export function element(name, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}

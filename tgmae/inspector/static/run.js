@@ -1,14 +1,7 @@
 // A run's curves and reconstructions.
-import { json } from "./everywhere.js";
+import { element, json } from "./everywhere.js";
 
 const run = document.getElementById("run").dataset;
-const SVG = "http://www.w3.org/2000/svg";
-function element(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 const short = (value) => (value !== 0 && Math.abs(value) < 0.01 ? value.toExponential(1) : Number(value.toPrecision(3)).toLocaleString("en"));
 
 function chart(title, series, log) {

@@ -1,15 +1,8 @@
 // One video: the player with its score map, the mask as the trainer draws it, two guides side by side.
-import { json } from "./everywhere.js";
+import { element, json } from "./everywhere.js";
 
 const page = document.getElementById("video").dataset;
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
-function element(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 
 // Inferno, as the pictures of the command line: evenly brighter from low to high, for the colour-blind, too.
 const ANCHORS = ["000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4"]
