@@ -7,6 +7,7 @@ the same as without a log: its bar is drawn past it, and of progress the log get
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections import deque
@@ -18,15 +19,30 @@ from typing import IO, Any, TextIO
 from schemas.foreign_text import shown
 
 FILE = "log.txt"
+BEGAN = "began: "
 HELD = 1000  # lines, until the folder is known
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]")
+
+
+def last_command(folder: Path) -> list[str]:
+    """The arguments of the tgmae command that last wrote folder/log.txt, the program left out; [] where none is read.
+
+    They are a stranger's words: quote them wherever they are shown.
+    """
+    found: list[str] = []
+    with suppress(OSError, UnicodeDecodeError, ValueError):
+        for line in (folder / FILE).read_text(encoding="utf-8").splitlines():
+            _, began, words = line.partition(f" {BEGAN}")
+            if began and (said := shlex.split(words)) and Path(said[0]).name in ("tgmae", "__main__.py"):
+                found = said[1:]
+    return found
 
 
 class _Log:
     def __init__(self) -> None:
         self.held: deque[str] = deque(maxlen=HELD)
         self.file: IO[str] | None = None
-        self.begun = f"began: {' '.join(sys.argv)[:1000]}"
+        self.begun = f"{BEGAN}{shlex.join(sys.argv)[:1000]}"
 
     def line(self, text: str) -> None:
         text = shown(_ESCAPES.sub("", text.rpartition("\r")[2])).rstrip()

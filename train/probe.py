@@ -41,7 +41,7 @@ from train.specs import probe_spec
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 FILES = ("probe.json", RESULT)
-METHODS = {"": "logistic regression", "_sgd": "linear probe, SGD", "_knn": "k nearest neighbours"}
+METHODS = {"": "linear probe, L-BFGS", "_sgd": "linear probe, SGD", "_knn": "k nearest neighbours"}
 
 
 def run_probe(experiment: Experiment) -> StageRecord:

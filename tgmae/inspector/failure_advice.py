@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from schemas.errors import UserError
+from schemas.log import last_command
 from schemas.stage import StageRecord, read_record
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
@@ -21,31 +22,43 @@ def data_root(workspace: Workspace) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def retry_command(workspace: Workspace, folder: str, video_id: str) -> str:
-    """The command line that tries a failure of that stage's folder again; every name in it is quoted."""
-    root, data = shlex.quote(str(workspace.root)), data_root(workspace)
+def retry_command(workspace: Workspace, folder: str) -> str:
+    """The command line that tries the failures of that stage's folder again; every name in it is quoted.
+
+    It is the command that made the stage, by its log, else one that is put together from the folder's name.
+    """
+    root, data = str(workspace.root), data_root(workspace)
     kind, _, name = folder.partition("/")
-    if kind == "manifest":
-        # The index looks at names, sizes and times: a file that was replaced, or touched, makes it stale.
-        path = "" if data is None else str(data / video_id.partition("#")[0])
-        record = _record(workspace.manifest)
-        form = record.config.get("format") if record is not None else None
-        options = f" --format {shlex.quote(str(form))}" if form else ""
-        index = f"tgmae index {shlex.quote(str(data or 'DATA'))} --out {root}{options} --rebuild"
-        return f"touch {shlex.quote(path)} && {index}" if path else index
     made = {
-        "clips": f"tgmae shard {root}",
-        "captions": f"tgmae caption {root} --source {shlex.quote(name)}",
-        "features": f"tgmae features {root}",
-        "guides": f"tgmae guide {root}{_guide_options(name)}",
-    }.get(kind, f"tgmae status {root}")
-    # A finished stage is current, with its failures: it is made again where it is out of the way. Hidden, so that no
-    # command takes it for a stage; with the config that it was made with, where a run has kept that.
+        "manifest": ["index", str(data or "DATA"), "--out", root, *_format(workspace)],
+        "clips": ["shard", root],
+        "captions": ["caption", root, "--source", name],
+        "features": ["features", root],
+        "guides": ["guide", root, *_guide_options(name)],
+    }.get(kind, ["status", root])
     kept = workspace.root / folder
-    before = shlex.quote(str(kept.with_name(f".{kept.name}.before")))
+    logged = last_command(kept)
     configs = sorted((workspace.root / "experiments").glob("*.toml"), key=lambda path: -path.stat().st_mtime)
-    again = f"tgmae run {shlex.quote(str(configs[0]))}" if configs and _builds(configs[0], folder) else made
-    return f"mv {shlex.quote(str(kept))} {before} && {again}"
+    if logged and logged[0] in (made[0], "run", "demo"):
+        made = logged
+    elif kind != "manifest" and configs and _builds(configs[0], folder):
+        made = ["run", str(configs[0])]
+    if kind == "manifest":  # the index looks at names, sizes and times: a file that was replaced makes it stale
+        again = ["--rebuild"] if made[0] == "index" and "--rebuild" not in made else []
+        return shlex.join(["tgmae", *made, *again])
+    # A finished stage is current, with its failures: it is made again where it is out of the way. Hidden, so that no
+    # command takes it for a stage; `tgmae runs` lists it.
+    return f"mv {shlex.quote(str(kept))} {shlex.quote(str(aside(kept)))} && {shlex.join(['tgmae', *made])}"
+
+
+def _format(workspace: Workspace) -> list[str]:
+    record = _record(workspace.manifest)
+    form = record.config.get("format") if record is not None else None
+    return ["--format", str(form)] if form else []
+
+
+def aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
 
 
 def _builds(config: Path, folder: str) -> bool:
@@ -65,8 +78,8 @@ def _record(folder: Path) -> StageRecord | None:
         return None
 
 
-def _guide_options(name: str) -> str:
+def _guide_options(name: str) -> list[str]:
     for guide in ("text", "embeddings"):
         if name.startswith(f"{guide}-"):
-            return f" --guide {guide} --captions {shlex.quote(name.removeprefix(f'{guide}-'))}"
-    return f" --guide {shlex.quote(name)}"
+            return ["--guide", guide, "--captions", name.removeprefix(f"{guide}-")]
+    return ["--guide", name]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.captioners.label_words import in_words
 from pipeline.world.truth import load_truth
 from schemas.errors import UserError
 from schemas.stage import read_record
@@ -65,9 +66,10 @@ def what_stands_out(drawn: DrawnClip, object_THW: NDArray[np.bool_] | None, trut
     """Why a mask is as it is, in words: what one sees when one looks for it."""
     said, hidden = [], drawn.hidden_THW
     label, caption = drawn.meta.label_text, drawn.captions[drawn.entry] if drawn.entry < len(drawn.captions) else ""
-    words = [word for word in (label or "").replace("_", " ").casefold().split() if len(word) > 2]
+    label = in_words(label) if label else ""
+    words = [word for word in label.casefold().split() if len(word) > 2]
     if caption and words and not any(word in caption.casefold() for word in words):
-        said.append(f"The caption “{caption}” has no word of the label “{(label or '').replace('_', ' ')}”.")
+        said.append(f"The caption “{caption}” has no word of the label “{label}”.")
     scores = drawn.scores_THW
     if object_THW is not None and not object_THW.any():
         said.append("The named object covers no patch of this crop by half: it is too small here, or cropped away.")

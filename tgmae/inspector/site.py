@@ -101,7 +101,7 @@ class Pages:
             if row is None:
                 raise HTTPException(404, "there is no such video")
             captions, maps = query.captions_of(base, row["id"]), query.maps_of(base, row["id"])
-            failures = [(each, retry_command(workspace, each["folder"], row["video_id"]))
+            failures = [(each, retry_command(workspace, each["folder"]))
                         for each in query.failures_of(base, row["id"])]  # fmt: skip
             at = int(given["at"]) if given.get("at", "").isascii() and given.get("at", "").isdigit() else None
             before = after = None
@@ -184,7 +184,7 @@ class Pages:
                 "video.bytes, video.duration, video.clip FROM failure JOIN video ON video.id = failure.video WHERE "
                 f"{where} ORDER BY failure.rowid LIMIT ? OFFSET ?", [*values, FAILURES, page * FAILURES],
             ).fetchall()  # fmt: skip
-        shown_rows = [(row, retry_command(workspace, row["folder"], row["video_id"])) for row in rows]
+        shown_rows = [(row, retry_command(workspace, row["folder"])) for row in rows]
         return self._page("failures.html", request, "failures", rows=shown_rows, groups=groups, total=total, page=page,
                           pages=-(-total // FAILURES), folder=given.get("folder", ""), error=given.get("error", ""),
                           data=str(data_root(workspace) or "an unknown folder"))  # fmt: skip

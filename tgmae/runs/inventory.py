@@ -22,6 +22,7 @@ LEFT = {
     ".building": "the rebuild of {} that was stopped: the same command resumes it",
     ".replaced": "what {} was before its rebuild: removed by the next command",
     ".removed": "a removal of {} that was stopped",
+    ".before": "what {} was before its failures were tried again",
 }
 
 

@@ -11,7 +11,7 @@ class Row(NamedTuple):
     numbers: dict[str, float]  # column -> the paper's
 
 
-FT, LP, R1, R5 = "finetune", "linear probe", "R@1", "R@5"
+FT, LP, R1, R5 = "finetune", "linear probe, SGD", "R@1", "R@5"
 
 
 def _row(title: str, config: str, finetune: float | None = None, probe: float | None = None) -> Row:

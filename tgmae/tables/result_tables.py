@@ -28,15 +28,13 @@ PAPER = CONFIGS / "paper"
 COLUMNS: dict[str, tuple[str, str]] = {  # column -> the kind of result and its metric
     FT: ("finetune", "top1"),
     LP: ("probe", "top1_sgd"),
-    "L-BFGS": ("probe", "top1"),
+    "linear probe, L-BFGS": ("probe", "top1"),
     "k-NN": ("probe", "top1_knn"),
     R1: ("retrieve", "r@1"),
     R5: ("retrieve", "r@5"),
     "text to video R@5": ("retrieve", "text_to_video_r@5"),
 }
-ASIDE = re.compile(
-    r"\.[0-9a-f]{16,}$"
-)  # a run of another config, kept under its fingerprint (train/engine/run_folder.py)
+ASIDE = re.compile(r"\.[0-9a-f]{16,}$")  # a run of another config, kept under its fingerprint (see run_folder.py)
 Group = list[Result]
 EMPTY = "–"
 

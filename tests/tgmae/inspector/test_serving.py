@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from schemas.log import FILE
 from schemas.workspace import Workspace
 from tgmae.cli import app
 from tgmae.inspector.catalogue import cache_file
@@ -71,11 +74,23 @@ def test_the_printed_url_opens_the_page_and_the_token_is_new_each_time(
     assert cache_file(looked_at.root).is_relative_to(tmp_path)
 
 
-def test_a_failures_command_quotes_what_strangers_named(looked_at: Workspace) -> None:
-    hostile = "a'; rm -rf ~; '.mp4"
-    command = retry_command(looked_at, "manifest", hostile)
-    assert "rm -rf ~; '\"'\"'" in command and command.startswith("touch '")
-    assert retry_command(looked_at, "guides/text-blip2", "x").endswith(
-        f"tgmae guide {looked_at.root} --guide text --captions blip2"
+def test_a_failures_command_is_the_one_that_made_the_stage(looked_at: Workspace, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    shutil.copytree(looked_at.root, workspace.root)
+    log = workspace.manifest / FILE
+    log.write_text("2026-11-26 19:00:00 began: /venv/bin/tgmae index 'my data' --out w --format csv --list 'a b.csv'\n")
+    assert retry_command(workspace, "manifest") == (
+        "tgmae index 'my data' --out w --format csv --list 'a b.csv' --rebuild"
     )
-    assert f"mv {looked_at.root}/clips {looked_at.root}/.clips.before && " in retry_command(looked_at, "clips", "x")
+    for hostile in ("began: rm -rf /", "began: tgmae demo; rm -rf ~", "began: tgmae 'unclosed"):
+        log.write_text(f"2026-11-26 19:00:00 {hostile}\n")
+        command = retry_command(workspace, "manifest")
+        assert "rm" not in shlex.split(command)[:1] and not re.search(r"(?<!');", command), command
+
+
+def test_without_a_log_it_is_put_together_and_quoted(looked_at: Workspace) -> None:
+    name = "text-a'; rm -rf ~; '"
+    words = shlex.split(retry_command(looked_at, f"guides/{name}"))
+    assert words[0] == "mv" and words[1] == str(looked_at.root / "guides" / name)
+    assert words[-2:] == ["--captions", name.removeprefix("text-")] or words[4:6] == ["tgmae", "run"]
+    assert f"mv {looked_at.root}/clips {looked_at.root}/.clips.before && " in retry_command(looked_at, "clips")

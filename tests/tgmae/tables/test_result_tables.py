@@ -71,7 +71,8 @@ def test_what_a_number_is_to_be_read_beside(tmp_path: Path) -> None:
     scratch = run.model_copy(update={"name": "scratch", "stages": ("finetune",)})
     leave(tmp_path, scratch, "finetune", counts=counts, source="untrained", top1=0.5)
     table = run_table(find_results([tmp_path]))
-    assert cells(table, "run") == ["run", "trained with", "epochs", "test videos", "finetune", "linear probe", "L-BFGS",
+    assert cells(table, "run") == ["run", "trained with", "epochs", "test videos", "finetune", "linear probe, SGD",
+                                   "linear probe, L-BFGS",
                                    "k-NN"]  # fmt: skip
     assert cells(table, "text")[3:] == ["160", "–", "20.0 [14.5, 26.9]", "15.0 [10.3, 21.3]", "–"]
     assert cells(table, "text, untrained encoder")[1:] == ["nothing", "–", "160", "–", "–", "12.5 [8.2, 18.5]", "–"]
@@ -112,7 +113,7 @@ def test_our_number_beside_the_paper_s_is_marked_where_its_epochs_are_others(tmp
                                                                 "optim.warmup_epochs=0"])  # fmt: skip
     leave(tmp_path, run, "probe", top1_sgd=0.1)
     shown = paper_tables(find_results([tmp_path]))
-    assert "10.0 *" in shown and "linear probe: optim.epochs 3, the paper's config has" in shown
+    assert "10.0 *" in shown and "linear probe, SGD: optim.epochs 3, the paper's config has" in shown
 
 
 @pytest.mark.parametrize("change", [{"mask": {"ratio": 0.75}}, {"optim": {"epochs": 7, "warmup_epochs": 0}}])
