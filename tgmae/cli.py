@@ -60,12 +60,19 @@ def export(
     run: Annotated[
         Path, typer.Argument(help="The folder of a run, or its finetune folder; for FiftyOne the workspace.")
     ],
-    to_hf: Annotated[Path | None, typer.Option("--to-hf", help="The transformers folder to write.")] = None,
-    to_fiftyone: Annotated[
-        Path | None, typer.Option("--to-fiftyone", help="The FiftyOne dataset to write: clips, captions, maps, masks.")
+    to_hf: Annotated[
+        Path | None, typer.Option("--to-hf", help="The transformers folder to write, in place of --to-fiftyone.")
     ] = None,
-    guide: Annotated[str | None, typer.Option(help="FiftyOne: the guide whose maps are written.")] = None,
-    videos: Annotated[int | None, typer.Option(min=1, help="FiftyOne: at most so many.")] = None,
+    to_fiftyone: Annotated[
+        Path | None,
+        typer.Option(
+            "--to-fiftyone", help="The FiftyOne dataset to write: clips, captions, maps, masks; in place of --to-hf."
+        ),
+    ] = None,
+    guide: Annotated[
+        str | None, typer.Option(help="FiftyOne: the guide whose maps are written; by default the run's.")
+    ] = None,
+    videos: Annotated[int | None, typer.Option(min=1, help="FiftyOne: at most so many; by default all.")] = None,
 ) -> None:
     """Write a run's weights as plain transformers loads them (docs/weights.md), or a workspace for FiftyOne."""
     if (to_hf is None) == (to_fiftyone is None):

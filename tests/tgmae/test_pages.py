@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from schemas.config import Experiment
 from schemas.stage import read_record
+from tests.own_modules import working_in
 from tests.test_docs import blocks
 from tests.tgmae.test_readme import SMALL, ssv2
 from tgmae import stages
@@ -99,11 +100,17 @@ def own_classes(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_page(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page(name: str, home: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     shutil.copytree(home, here, symlinks=True)
     shutil.copytree(here / "work" / "ssv2", here / "work" / "ucf101")
-    monkeypatch.chdir(here)
+    with working_in(here):
+        run_commands(name, here)
+    for made in MADE[name]:
+        assert read_record(here / "work" / "ssv2" / made) is not None
+
+
+def run_commands(name: str, here: Path) -> None:
     page = ROOT / "docs" / f"{name}.md"
     own_classes(page, here)
     lines = [line for line in blocks(page) if line.startswith("tgmae ") and not re.search(SKIPPED, line)]
@@ -122,5 +129,3 @@ def test_a_page(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.Monke
         more = ["--yes"] if words[:2] == ["runs", "remove"] else []
         more += ["--rebuild"] if words[0] in ("pretrain", "index") else []
         call([*words, *more], {**sets, **extra})
-    for made in MADE[name]:
-        assert read_record(here / "work" / "ssv2" / made) is not None

@@ -31,7 +31,8 @@ def inspect(
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     truth: Annotated[
-        Path | None, typer.Option(help="Folder of the objects' true places, as `tgmae world` writes.")
+        Path | None,
+        typer.Option(help="Folder of the objects' true places (the demo's: OUT/world/truth); by default none."),
     ] = None,
 ) -> None:
     """Browse a workspace on a local web page: videos, captions, score maps, masks, runs, failures."""
@@ -47,15 +48,16 @@ def inspect(
     serve(workspace, host=host, port=port, browser=browser, truth=truth, say=lambda line: typer.echo(shown(line)))
 
 
-Run = Annotated[str | None, typer.Option("--name", help="The run; the latest where none is named.")]
+Run = Annotated[str | None, typer.Option("--name", help="The run; by default the latest.")]
 Truth = Annotated[
-    Path | None, typer.Option("--truth", help="Folder of the objects' true places, as `tgmae world` writes.")
+    Path | None,
+    typer.Option("--truth", help="Folder of the objects' true places (the demo's: OUT/world/truth); by default none."),
 ]
 
 
 def report(
     workspace: Folder,
-    out: Annotated[Path | None, typer.Option("--out", help="The file; WORKSPACE/report.html by default.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file; by default WORKSPACE/report.html.")] = None,
     name: Run = None,
     truth: Truth = None,
 ) -> None:
@@ -72,13 +74,15 @@ def show(
     workspace: Folder,
     out: Annotated[Path, typer.Option("--out", help="The folder for the pictures.")],
     video: Annotated[
-        str | None, typer.Option("--video", help="Its name, its end or its key; the first test video by default.")
+        str | None, typer.Option("--video", help="Its name, its end or its key; by default the first test video.")
     ] = None,
     name: Run = None,
     figure: Annotated[
-        list[str] | None, typer.Option("--figure", help="masks, reconstruction, contrastive; all of them by default.")
+        list[str] | None, typer.Option("--figure", help="masks, reconstruction, contrastive; by default all of them.")
     ] = None,
-    format: Annotated[list[str] | None, typer.Option("--format", help="png, svg, gif, mp4. Repeatable.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option("--format", help="png, svg, gif, mp4; png by default. Repeatable.")
+    ] = None,
     weights: Annotated[
         str, typer.Option("--weights", help="For the reconstruction: model, untrained, or a checkpoint's folder.")
     ] = "model",

@@ -19,6 +19,7 @@ from pipeline.guides.guide_identity import guide_identity, needs_captions
 from pipeline.guides.recipes import recipe
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
+from tests.own_modules import working_in
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "custom_guides.md"
 SIMPLE = """
@@ -29,15 +30,9 @@ class Guide:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder where the command runs; what was imported from it is forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with working_in(tmp_path):
+        yield tmp_path
 
 
 def write_examples(folder: Path) -> None:
