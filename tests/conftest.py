@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes on one core wait for each other, spinning
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups with slow tests come first (with --no-loadscope-reorder), or one core ends with a long one alone."""
     groups = {item: "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.name for item in items}
