@@ -1,21 +1,38 @@
-"""How the tests share the cores: those of one file stay together, for its fixtures, and so do those of `finished`."""
+"""How the tests share the cores: those of one file stay together, for its fixtures, and so do files with `finished`."""
 
 from __future__ import annotations
 
 import os
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's 15 would let workers wait for tests on the other core
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes on one core wait for each other, spinning
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out files, those with `finished` as one: it takes a minute to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "finished" if _reads(path, "finished: Path") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # the order below holds
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups with slow tests come first (with --no-loadscope-reorder), or one core ends with a long one alone."""
-    groups = {item: "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.name for item in items}
-    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] not in slow)
+    """Files with slow tests come first, or one core ends with a long one alone."""
+    items.sort(key=lambda item: not _reads(str(item.path), "mark.slow"))
+
+
+@cache
+def _reads(path: str, text: str) -> bool:
+    return text in Path(path).read_text(encoding="utf-8")
