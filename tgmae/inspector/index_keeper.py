@@ -18,6 +18,7 @@ from tgmae.inspector.known_objects import truth_folder
 from tgmae.inspector.map_measures import Measuring
 
 LOOK = 3.0  # seconds between two looks whether the workspace changed
+STOP = 5.0  # seconds that a thread has to end
 log = logging.getLogger("tgmae.inspector")
 
 
@@ -38,11 +39,15 @@ class Keeper:
         self.truth = truth_folder(self.workspace, self._truth)  # what is wrong with it is said at once
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Whether nothing runs any more: a thread inside a library's C++ would abort an interpreter that ends."""
         self._ended.set()
-        if self._measuring is not None:
-            self._measuring.ended.set()
-            self._measuring.join(timeout=10)
+        self._thread.join(STOP)
+        if self._measuring is None:
+            return not self._thread.is_alive()
+        self._measuring.ended.set()
+        self._measuring.join(STOP)
+        return not (self._thread.is_alive() or self._measuring.is_alive())
 
     def base(self) -> sqlite3.Connection:
         """A connection for one request; the caller closes it."""
@@ -86,8 +91,11 @@ class Keeper:
         names = run_names(self.workspace)
         experiment = experiment_of(self.workspace, names[0] if names else None)
         self.truth = truth_folder(self.workspace, self._truth)
-        self._measuring = Measuring(self.path, self.clips, experiment, self.truth)
-        self._measuring.start()
+        if not self._ended.is_set():
+            self._measuring = Measuring(self.path, self.clips, experiment, self.truth)
+            self._measuring.start()
 
     def _report(self, what: str, done: int, total: int) -> None:
+        if self._ended.is_set():
+            raise UserError("the index is not made: the site has ended")
         self.busy = f"{what}: {done:,} of {total:,}"

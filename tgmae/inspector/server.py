@@ -23,6 +23,7 @@ from tgmae.inspector.site_guard import Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ALL = ("0.0.0.0", "::")
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
 def serve(root: Path, *, host: str, port: int, browser: bool, truth: Path | None, say: Callable[[str], None]) -> None:
@@ -52,8 +53,10 @@ def serve(root: Path, *, host: str, port: int, browser: bool, truth: Path | None
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        keeper.stop()
         listening.close()
+        if not keeper.stop():  # in the middle of something long; it is made again at the next start
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
 
 
 def _bound(host: str, port: int) -> socket.socket:
