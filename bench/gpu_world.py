@@ -30,6 +30,7 @@ from schemas.config import Experiment
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from train.engine.metrics import FILE, read
+from train.evaluation.results import metrics_of
 
 FOLDER = Path("work/gpu_world")
 RESULTS = Path("bench/results/gpu_world.json")
@@ -203,7 +204,7 @@ def train(options: argparse.Namespace) -> None:
     control = parts.run("control", "control", ("pretrain", "finetune"), f"finetune.epochs={2 * epochs}",
                         f"finetune.warmup_epochs={epochs / 5}")  # fmt: skip
     if control is not None:
-        metrics = results(control, "finetune")
+        metrics = metrics_of(control, "finetune")
         parts.add({"row": "control", "seed": 0, "motion": metrics["top1"]})
     for seed in range(options.seeds):
         for row in options.rows:
@@ -214,7 +215,7 @@ def train(options: argparse.Namespace) -> None:
     for row in real:
         done = parts.run(row, row, ("pretrain", "probe"), *lasting)
         if done is not None:
-            found = results(done, "probe")
+            found = metrics_of(done, "probe")
             names = {"top1": "linear", "top1_knn": "knn", "chance": "chance"}
             parts.add({"row": row, "seed": 0, **{ours: found[theirs] for theirs, ours in names.items()}})
 
@@ -228,12 +229,6 @@ def affordable(parts: Parts, row: str, runs: int) -> int:
     rate = max(line["clips_per_second"] for line in lines) / speed.optim.batch_size
     parts.found["about"] |= {"updates_per_s": round(rate, 2), "updates_an_epoch": lines[-1]["step"] // 2}
     return max(2, int(0.6 * parts.left() / runs * rate * 2 / lines[-1]["step"]))
-
-
-def results(experiment: Experiment, kind: str) -> dict[str, float]:
-    file = Workspace(Path(experiment.workspace)).run(experiment.name) / kind / "result.json"
-    metrics: dict[str, float] = json.loads(file.read_bytes())["metrics"]
-    return metrics
 
 
 def judged(experiment: Experiment, truth: Path) -> dict[str, float]:

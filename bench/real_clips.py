@@ -37,6 +37,7 @@ from schemas.workspace import Workspace
 from tgmae.demo.comparison import side_by_side
 from tgmae.run import DATA, run
 from train.engine.metrics import FILE, read
+from train.evaluation.results import metrics_of
 
 NOT_TRAINED = ("optim.epochs=1", "optim.warmup_epochs=0", "optim.base_lr=1e-12", "optim.min_lr=0")
 ROWS = {
@@ -193,8 +194,7 @@ def last_losses(experiment: Experiment) -> dict[str, Any]:
 
 
 def result(experiment: Experiment, kind: str, names: dict[str, str]) -> dict[str, float]:
-    file = Workspace(Path(experiment.workspace)).run(experiment.name) / kind / "result.json"
-    metrics = json.loads(file.read_bytes())["metrics"]
+    metrics = metrics_of(experiment, kind)
     return {ours: round(metrics[theirs], 4) for theirs, ours in names.items() if metrics.get(theirs) is not None}
 
 

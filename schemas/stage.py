@@ -47,6 +47,12 @@ class StageRecord(BaseModel):
     files: dict[str, StoredFile] = {}  # by path under the folder; empty in records of tgmae 0.1
     seconds: float
 
+    @classmethod
+    def begun(cls, known: Mapping[str, Any], *, stage: str = "", info: dict[str, Any] | None = None) -> StageRecord:
+        """The record that what is being made would get. Errors: KeyError or ValueError for what says less than that."""
+        said = {name: known[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
+        return cls(stage=stage, output="", counts={}, failed={}, tools={}, info=info or {}, seconds=0, **said)
+
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -157,9 +163,7 @@ def begun_record(folder: Path) -> StageRecord | None:
     """What a stage of the pipeline is building in a folder, as far as it is known: the record it would get."""
     try:
         found = json.loads((folder / PARTS / SPEC).read_bytes())
-        known = {name: found[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
-        info = {"cut": found.get("cut", {})}
-        return StageRecord(stage="", output="", counts={}, failed={}, tools={}, info=info, seconds=0, **known)
+        return StageRecord.begun(found, info={"cut": found.get("cut", {})})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -29,6 +29,8 @@ from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
 from tgmae.demo.truth_labels import probe_axis
 from tgmae.run import DATA, run
 from train.engine.metrics import FILE, read
+from train.evaluation.results import FILE as RESULT
+from train.evaluation.results import metrics_of
 
 BASE = (
     'stages=["pretrain", "probe"]', "clip.repeats=4", "optim.epochs=4", "optim.warmup_epochs=0.4", "probe.views=1",
@@ -154,9 +156,8 @@ def measured(experiment: Experiment, truth: Path) -> dict[str, Any]:
         "retrieve": {"text_to_video_r@5": "text_to_video", "r@1": "video_to_video"},
         "finetune": {"top1": "finetune"},
     }.items():  # fmt: skip
-        file = folder / kind / "result.json"
-        if kind in experiment.stages and file.is_file():
-            had = json.loads(file.read_bytes())["metrics"]
+        if kind in experiment.stages and (folder / kind / RESULT).is_file():
+            had = metrics_of(experiment, kind)
             found |= {ours: round(had[theirs], 4) for theirs, ours in metrics.items() if had.get(theirs) is not None}
     if "probe" in experiment.stages:
         motion = probe_axis(experiment, truth)

@@ -16,6 +16,7 @@ from tgmae.demo.comparison import Extra, Place, Row, compare, options
 from tgmae.demo.demo import demo_experiment
 from tgmae.run import DATA, run
 from tgmae.shipped_files import CONFIGS
+from train.evaluation.results import metrics_of
 
 RESULTS = CONFIGS.parent / "bench" / "results" / "world_table.json"
 ALONE, BOTH = "objective.contrastive=0", "objective.contrastive=1"
@@ -99,8 +100,8 @@ class Transfer(Extra):
         init = Path(experiment.workspace) / "runs" / experiment.name
         there = self.experiment(base, experiment.name, f"model.init={json.dumps(str(init))}")
         run(there)
-        found = json.loads((Path(there.workspace) / "runs" / there.name / "probe" / "result.json").read_bytes())
-        return {"transfer": round(found["metrics"]["top1"], 4), "transfer_knn": round(found["metrics"]["top1_knn"], 4)}
+        found = metrics_of(there, "probe")
+        return {"transfer": round(found["top1"], 4), "transfer_knn": round(found["top1_knn"], 4)}
 
 
 def main() -> None:

@@ -82,23 +82,28 @@ def choices(base: sqlite3.Connection) -> Choices:
     return Choices(splits, labels, sources, guides, known)
 
 
+def whole(given: Mapping[str, str], name: str, digits: int = 15) -> int | None:
+    """A whole number of a query string; None where it is missing, or none, or longer."""
+    value = given.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= digits else None
+
+
 def asked(given: Mapping[str, str], there: Choices) -> Asked:
     """The query string of a page; what is unknown in it is left out."""
     names = [name for name, _ in there.guides]
     with_maps = [name for name, kind in there.guides if kind != "embeddings"]
     sort = given.get("sort", "")
-    label, page = given.get("label", ""), given.get("page", "")
     return Asked(
         q=given.get("q", "").strip()[:MOST_TEXT],
         split=given.get("split", ""),
-        label=int(label) if label.isascii() and label.isdigit() and len(label) < 10 else None,
+        label=whole(given, "label", 9),
         captions=_one_of(given.get("captions"), there.sources),
         guide=_one_of(given.get("guide"), with_maps or names),
         coverage=_one_of(given.get("coverage"), ["", *COVERAGE]),
         sort=sort if sort in SORTS else "id",
         order=_one_of(given.get("order"), ["", "up", "down"]),
         show=_one_of(given.get("show"), ["frame", "map", "mask"]),
-        page=int(page) if page.isascii() and page.isdigit() and len(page) < 10 else 0,
+        page=whole(given, "page", 9) or 0,
     )
 
 

@@ -192,6 +192,14 @@ def run_names(workspace: Workspace) -> list[str]:
     return [path.name for path in sorted(found, key=lambda each: (-(each / "config.toml").stat().st_mtime, each.name))]
 
 
+def chosen_run(workspace: Workspace, name: str | None) -> str | None:
+    """The run of that name, else the latest; None: there are no runs. Errors: UserError for one that is missing."""
+    names = run_names(workspace)
+    if name is not None and name not in names:
+        raise UserError(f"there is no run {name!r} in {workspace.root}: there are {', '.join(names) or 'none'}")
+    return name or (names[0] if names else None)
+
+
 def experiment_of(workspace: Workspace, name: str | None) -> Experiment:
     """Of a run, on this workspace wherever it was made; without a run the defaults, with a guide that is there."""
     config = workspace.run(name) / "config.toml" if name else Path()

@@ -13,12 +13,13 @@ from schemas.errors import UserError
 from schemas.foreign_text import shown
 from schemas.stage import read_record
 from schemas.workspace import Workspace
+from tgmae.runs.inventory import INNER
+from train.engine.metrics import FILE as METRICS
 from train.evaluation.results import FILE as RESULT
 from train.evaluation.results import read_result
 
 POINTS = 1500  # of a curve, at most
 MOST_CLASSES = 40  # of a confusion
-METRICS = "metrics.jsonl"
 CURVES = {  # name -> (title, names in metrics.jsonl)
     "loss": ("Loss", ("loss", "reconstruction", "contrastive", "classification")),
     "lr": ("Learning rate", ("lr",)),
@@ -71,7 +72,7 @@ def summary(workspace: Workspace, name: str) -> dict[str, Any]:
     rows = _lines(folder / METRICS)
     steps = rows[-1]["step"] if rows else 0
     results = {}
-    for stage in ("finetune", "probe", "retrieve"):
+    for stage in INNER:
         if (folder / stage / RESULT).is_file():
             try:
                 results[stage] = read_result(folder / stage / RESULT)
@@ -93,7 +94,6 @@ COMPARED = {  # metric -> what it is, and the metrics or words that it is compar
     "text_to_video_r@1": ("Text to video, R@1", ("text_to_video_r@1_chance",)),
     "text_to_video_r@5": ("Text to video, R@5", ("text_to_video_r@5_chance",)),
 }
-WORDS = {"chance": "chance", "untrained": "untrained"}
 
 
 def compared(summary_of: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def compared(summary_of: dict[str, Any]) -> list[dict[str, Any]]:
                 continue
             if stage == "finetune":
                 title = title.replace("Linear probe", "Fine-tuning")
-            bars = [(WORDS["untrained"] if "untrained" in other else WORDS["chance"], result.metrics[other])
+            bars = [("untrained" if "untrained" in other else "chance", result.metrics[other])
                     for other in others if other in result.metrics]  # fmt: skip
             found.append({"stage": stage, "title": title, "ours": result.metrics[metric], "others": bars,
                           "tested": result.counts.get("test", 0)})  # fmt: skip

@@ -103,7 +103,7 @@ class Pages:
             captions, maps = query.captions_of(base, row["id"]), query.maps_of(base, row["id"])
             failures = [(each, retry_command(workspace, each["folder"]))
                         for each in query.failures_of(base, row["id"])]  # fmt: skip
-            at = int(given["at"]) if given.get("at", "").isascii() and given.get("at", "").isdigit() else None
+            at = query.whole(given, "at")
             before = after = None
             if at is not None:
                 around = query.videos(base, asked, first=max(at - 1, 0), most=3 if at else 2)
@@ -169,7 +169,7 @@ class Pages:
 
     def failures(self, request: Request) -> Response:
         given, workspace = request.query_params, self.site.workspace
-        page = int(given["page"]) if given.get("page", "").isascii() and given.get("page", "").isdigit() else 0
+        page = query.whole(given, "page") or 0
         with closing(self.site.keeper.base()) as base:
             kinds = "SELECT folder, error, count(*) AS count FROM failure GROUP BY folder, error ORDER BY count DESC"
             groups = base.execute(kinds).fetchall()

@@ -28,6 +28,7 @@ from tgmae.inspector.catalogue import stage_folders
 from tgmae.inspector.drawn_clips import Clips, Wanted, as_the_run, experiment_of, hidden_in_words, run_names, wanted_of
 from tgmae.inspector.index_keeper import Keeper
 from tgmae.inspector.known_objects import object_of, what_stands_out
+from tgmae.runs.inventory import INNER
 from train.data.augment import Crop
 from train.pictures import reconstruction_picture
 from train.reconstructions import STATISTICS, centre_attention, load_checkpoint, reconstruct
@@ -49,7 +50,7 @@ class Site:
 
     def stage_folders(self) -> list[Path]:
         runs = sorted(path for path in (self.workspace.root / "runs").glob("[!.]*") if path.is_dir())
-        inner = [run / stage for run in runs for stage in ("", "finetune", "probe", "retrieve")]
+        inner = [run / stage for run in runs for stage in ("", *INNER)]
         return [*stage_folders(self.workspace), *(path for path in inner if path.is_dir())]
 
 
@@ -122,7 +123,7 @@ class Answers:
             raise HTTPException(404, "name a guide")
         meta, _ = self.site.clips.meta(row)
         found = self.site.clips.guidance(guide, row, meta)
-        entry = min(_whole(request, "entry"), len(found.meta.scale) - 1)
+        entry = min(query.whole(request.query_params, "entry") or 0, len(found.meta.scale) - 1)
         stored_FHW = found.stored()[entry]
         every = max(-(-stored_FHW.size // MOST_MAP), 1)
         kept_FHW = stored_FHW[::every]
@@ -199,7 +200,9 @@ class Answers:
         return _image(frame_pictures.jpeg(picture, 92), {"X-Error": f"{made.error:.4f}"})
 
     def events(self, request: Request) -> Response:
-        return JSONResponse(read_since(self.site.workspace.root / FILE, _whole(request, "after"), tail=TAIL))
+        return JSONResponse(
+            read_since(self.site.workspace.root / FILE, query.whole(request.query_params, "after") or 0, tail=TAIL)
+        )
 
     def state(self, request: Request) -> Response:
         keeper = self.site.keeper
@@ -211,11 +214,6 @@ class Answers:
 
 def _bits(mask: Any) -> str:
     return "".join("1" if each else "0" for each in mask.reshape(-1))
-
-
-def _whole(request: Request, name: str) -> int:
-    given = request.query_params.get(name, "0")
-    return int(given) if given.isascii() and given.isdigit() and len(given) < 16 else 0
 
 
 def _image(data: bytes, headers: dict[str, str] | None = None) -> Response:

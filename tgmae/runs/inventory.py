@@ -49,9 +49,7 @@ class Item:
             if record is not None:
                 return record
             found = checkpoint_files.newest_state(self.folder)
-            begun = found["spec"] if found else {}
-            known = {name: begun[name] for name in ("schema_version", "fingerprint", "config", "inputs")}
-            return StageRecord(stage="", output="", counts={}, failed={}, tools={}, seconds=0, **known)
+            return StageRecord.begun(found["spec"]) if found else None
         except (UserError, KeyError, TypeError, ValueError):
             return None
 

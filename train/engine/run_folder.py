@@ -102,8 +102,7 @@ def _held_by(folder: Path, spec: StageSpec, part: Part) -> tuple[StageRecord | N
     found = checkpoint_files.newest(folder)
     if found is None:
         return None, None
-    known = {name: found[1]["spec"][name] for name in ("schema_version", "fingerprint", "config", "inputs")}
-    begun = StageRecord(stage=spec.stage, output="", counts={}, failed={}, tools={}, seconds=0, **known)
+    begun = StageRecord.begun(found[1]["spec"], stage=spec.stage)
     return begun, found if begun.fingerprint == spec.fingerprint else None
 
 

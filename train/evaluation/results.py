@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
+from schemas.workspace import Workspace
 from train.engine.record import tools
 
 FILE = "result.json"
@@ -65,6 +66,12 @@ def write_result(folder: Path, experiment: Experiment, evaluation: Evaluation) -
     )  # fmt: skip
     write_json(folder / FILE, result.model_dump(mode="json"))
     return result
+
+
+def metrics_of(experiment: Experiment, kind: str) -> dict[str, float]:
+    """What finetune, probe or retrieve (`kind`) measured of the experiment's run. Errors: as read_result."""
+    folder = Workspace(Path(experiment.workspace)).run(experiment.name)
+    return read_result(folder / kind / FILE).metrics
 
 
 def read_result(path: Path) -> Result:

@@ -10,7 +10,7 @@ from schemas.atomic import write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.workspace import Workspace
-from tgmae.inspector.drawn_clips import Clips, experiment_of, run_names
+from tgmae.inspector.drawn_clips import Clips, chosen_run, experiment_of
 from tgmae.inspector.reports import figures
 from tgmae.inspector.reports.moving_pictures import save_moving
 from tgmae.inspector.reports.text_fonts import fonts_for
@@ -37,10 +37,7 @@ def show(
 
     Errors: UserError for a video or a run that is not there, or where nothing can be drawn.
     """
-    clips, names = Clips(workspace), run_names(workspace)
-    if run is not None and run not in names:
-        raise UserError(f"there is no run {run!r} in {workspace.root}: there are {', '.join(names) or 'none'}")
-    run = run or (names[0] if names else None)
+    clips, run = Clips(workspace), chosen_run(workspace, run)
     experiment = experiment_of(workspace, run)
     row = find_row(clips, video, experiment.guide_name)
     chosen = _Chosen(clips, experiment, row, run, checkpoint)

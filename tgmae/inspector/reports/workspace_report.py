@@ -14,7 +14,7 @@ from schemas.tables import FAILURES, SKIPPED, read_table
 from schemas.workspace import Workspace
 from tgmae.inspector import run_views
 from tgmae.inspector.catalogue import stage_folders
-from tgmae.inspector.drawn_clips import Clips, as_the_run, experiment_of, hidden_in_words, run_names
+from tgmae.inspector.drawn_clips import Clips, as_the_run, chosen_run, experiment_of, hidden_in_words
 from tgmae.inspector.known_objects import truth_folder
 from tgmae.inspector.reports import figures
 from tgmae.inspector.reports.show_figures import find_row
@@ -39,10 +39,7 @@ def report_workspace(
     """
     if not (workspace.manifest / "manifest.parquet").is_file():
         raise UserError(f"{workspace.root} is not a workspace: it has no manifest (tgmae index DATA --out ...)")
-    names = run_names(workspace)
-    if run is not None and run not in names:
-        raise UserError(f"there is no run {run!r} in {workspace.root}: there are {', '.join(names) or 'none'}")
-    run = run or (names[0] if names else None)
+    run = chosen_run(workspace, run)
     experiment = experiment_of(workspace, run)
     found = measured if measured is not None else _measured(experiment, truth_folder(workspace, truth))
     about = run_views.summary(workspace, run) if run else {}
