@@ -27,7 +27,8 @@ BATCH = 64
 
 @torch.inference_mode()
 def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
-    """`reconstruction` and `reconstruction_zero`: mean squared errors over the run's own masks of the test videos.
+    """`reconstruction` and `reconstruction_zero`: mean squared errors over the run's own masks of the test videos;
+    `reconstruction_below_zero`: the share of these videos whose error is below predicting zero.
 
     One clip of each video of probe.test_split, drawn as in the last epoch.
     Errors: UserError when the run is not complete or there is no such video.
@@ -49,7 +50,7 @@ def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
     objective = Objective(evaluated, None).eval()
     model, norm = objective.model, experiment.objective.norm_pixels
     dataset = ClipDataset(videos.where(test), evaluated, model.config.grid)
-    sums = np.zeros(2)
+    errors: list[list[float]] = []  # of each video: ours, zero
     for start in range(0, len(dataset.videos), BATCH):
         rows = range(start, min(start + BATCH, len(dataset.videos)))
         batch = collate([dataset[experiment.optim.epochs - 1, row] for row in rows])
@@ -58,8 +59,12 @@ def held_out_reconstruction(experiment: Experiment) -> dict[str, float]:
         cubes_BNK = cubes_from_clip(batch.clip_BTHWC, model.config.patch_size, model.config.tubelet)
         predicted_BM = batch.predicted_index_BM
         prediction_BMK = model.forward_split(cubes_BNK, batch.visible_index_BV, predicted_BM)[0]
-        losses = [reconstruction_loss(guess_BMK, cubes_BNK, predicted_BM, norm=norm)
-                  for guess_BMK in (prediction_BMK, torch.zeros_like(prediction_BMK))]  # fmt: skip
-        sums += len(rows) * np.asarray([float(loss) for loss in losses])
-    ours, zero = sums / len(dataset.videos)
-    return {"reconstruction": round(float(ours), 4), "reconstruction_zero": round(float(zero), 4)}
+        errors += [
+            [float(reconstruction_loss(guess_BMK[one], cubes_BNK[one], predicted_BM[one], norm=norm))
+             for guess_BMK in (prediction_BMK, torch.zeros_like(prediction_BMK))]
+            for one in (slice(row, row + 1) for row in range(len(rows)))
+        ]  # fmt: skip
+    ours, zero = np.asarray(errors).T
+    found = {"reconstruction": ours.mean(), "reconstruction_zero": zero.mean(),
+             "reconstruction_below_zero": (ours < zero).mean()}  # fmt: skip
+    return {name: round(float(value), 4) for name, value in found.items()}

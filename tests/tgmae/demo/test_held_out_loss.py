@@ -27,10 +27,12 @@ def test_a_decoder_that_predicts_zero_costs_what_predicting_zero_costs(tmp_path:
     assert 0 < trained["reconstruction"] != trained["reconstruction_zero"] > 0
     weights = load_weights(workspace.run("run") / MODEL)
     silent = {name: torch.zeros_like(value) if "decoder.head" in name else value for name, value in weights.items()}
+    assert 0 <= trained["reconstruction_below_zero"] <= 1
     assert any("decoder.head" in name for name in silent)
     save_file(silent, workspace.run("run") / MODEL)
     zero = held_out_reconstruction(experiment)
     assert zero["reconstruction"] == zero["reconstruction_zero"] == trained["reconstruction_zero"]
+    assert zero["reconstruction_below_zero"] == 0
 
 
 def test_without_a_test_split_there_is_nothing_held_out(tmp_path: Path) -> None:
