@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tgmae.demo.world_figure import world_figure
 from tgmae.demo.world_table import BOUNDS, TABLES
 from tgmae.tables.result_tables import markdown
 
@@ -77,6 +78,7 @@ Chance is {100 * runs[0]["chance"]:.1f} for what is seen.
 
 def world_table(found: Any) -> str:
     runs, about = found["runs"], found["about"]
+    world_figure(runs, HERE / "world_table.png")
     there = {run["row"] for run in runs}
     updates = max(run.get("updates", 0) for run in runs)
     text = [
@@ -86,6 +88,8 @@ def world_table(found: Any) -> str:
 
 {about["videos"]} videos of world {about["world_seed"]}, a fifth of them to test on; {updates} updates a run, beside
 configs/demo.toml: `{" ".join(about["overrides"])}`.
+
+![Linear probe of what is seen, for each way to mask, with and without the contrastive loss](world_table.png)
 """
     ]
     for title, rows in (("Bounds", BOUNDS), *TABLES.items()):

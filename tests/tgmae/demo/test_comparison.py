@@ -10,6 +10,7 @@ from PIL import Image
 
 from tgmae.demo import map_precision, world_table
 from tgmae.demo.comparison import Place, Row
+from tgmae.demo.world_figure import MASKS, world_figure
 
 
 @pytest.mark.parametrize("rows", [world_table.rows(), map_precision.rows()], ids=["world_table", "map_precision"])
@@ -47,3 +48,17 @@ def test_the_figure_has_a_line_for_each_way_and_loss(tmp_path: Path) -> None:
     image = np.asarray(Image.open(tmp_path / "figure.png"))
     colours = {tuple(pixel) for pixel in image.reshape(-1, 3) if np.ptp(pixel) > 60}
     assert len(colours) >= 4
+
+
+def test_the_figure_of_the_table_moves_with_its_numbers(tmp_path: Path) -> None:
+    """More seeds widen its bars, and rows that were not run are left out."""
+
+    def drawn(*seeds: float) -> np.ndarray:
+        runs = [{"row": f"{mask}{loss}", "linear": seed} for mask in MASKS for loss in ("", "-both") for seed in seeds]
+        world_figure([*runs, {"row": "untrained", "linear": 0.4}], tmp_path / "figure.png")
+        return np.asarray(Image.open(tmp_path / "figure.png"))
+
+    one, three = drawn(0.5), drawn(0.2, 0.5, 0.8)
+    assert one.shape == three.shape
+    assert (one != three).any()
+    world_figure([{"row": "tube", "linear": 0.3}], tmp_path / "figure.png")
