@@ -13,7 +13,6 @@ time, and the results are written after each: bench/results/gpu_world.json.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -91,15 +90,12 @@ def main() -> None:
 def prepare(options: argparse.Namespace) -> None:
     from pipeline.world.write import write_world
     from tgmae.demo.demo import demo_experiment
+    from tgmae.demo.truth_labels import write_motions
     from tgmae.run import DATA, run
 
     folder: Path = options.folder
     write_world(folder / "world", videos=options.videos, test_share=0.2, size=64, frames=48)
-    plan = json.loads((folder / "world" / "truth" / "world.json").read_bytes())["videos"]
-    with (folder / "motions.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(
-            [("path", "label", "split"), *((f"{v['path']}.mp4", v["motion"], v["split"]) for v in plan)]
-        )
+    write_motions(folder / "world" / "truth", folder / "motions.csv")
     listed = ["index.format=csv", f"index.list={json.dumps(str(folder / 'motions.csv'))}", "caption.keyframes=1",
               f"workspace={json.dumps(str(folder / 'workspace'))}", "objective.contrastive=0"]  # fmt: skip
     for name, row in {"control": CONTROL, **{row: ROWS[row] for row in options.rows}}.items():

@@ -26,7 +26,7 @@ from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
-from tgmae.demo.truth_labels import probe_axis
+from tgmae.demo.truth_labels import probe_axis, write_motions
 from tgmae.run import DATA, run
 from train.engine.metrics import FILE, read
 from train.evaluation.results import FILE as RESULT
@@ -41,7 +41,10 @@ BASE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: its name (of the runs, too), what a reader is told, and what it changes."""
+    """One line of a table: its name (of the runs, too), what a reader is told, and what it changes.
+
+    {folder} in an override is the comparison's (`Place`).
+    """
 
     name: str
     title: str
@@ -63,11 +66,14 @@ class Place:
         return self.folder / "world"
 
     def draw(self) -> None:
+        """The world, whose folders say what is seen, and next to it motions.csv: the same videos labelled by motion."""
         write_world(self.world, videos=self.videos, test_share=TEST_SHARE, size=self.size, seed=self.world_seed)
+        write_motions(self.world / "truth", self.folder / "motions.csv")
 
     def experiment(self, row: Row, seed: int, base: Sequence[str] = BASE) -> Experiment:
         seeded = (f'name="{row.name}-s{seed}"', f"pretrain.seed={seed}", f"finetune.seed={seed}")
-        return demo_experiment(self.folder, None, [*base, *row.overrides, *seeded])
+        changes = [override.replace("{folder}", str(self.folder)) for override in row.overrides]
+        return demo_experiment(self.folder, None, [*base, *changes, *seeded])
 
 
 class Extra:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from schemas.atomic import replacing
 from schemas.config import Experiment
 from schemas.workspace import Workspace
 from train.data.splits import labelled_split, with_test_split
@@ -37,6 +39,14 @@ def probe_axis(experiment: Experiment, truth: Path, axis: str = "motion") -> dic
         metrics = Task.of(videos, train, features, missing).metrics(options, frozen.device)[0]
         found |= {f"{axis}{suffix}": metrics["top1"], f"{axis}_knn{suffix}": metrics["top1_knn"]}
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def write_motions(truth: Path, file: Path) -> None:
+    """A list (`index.format=csv`) of the world's videos that labels them by motion in place of what is seen."""
+    plan = json.loads((truth / "world.json").read_bytes())["videos"]
+    rows = ((f"{video['path']}.mp4", video["motion"], video["split"]) for video in plan)
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([("path", "label", "split"), *rows])
 
 
 def with_axis(videos: Videos, truth: Path, axis: str) -> tuple[Videos, int]:

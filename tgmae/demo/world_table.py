@@ -37,6 +37,9 @@ BOUNDS = (
     Row("untrained", "untrained encoder (floor)", (*TUBE, ALONE, *NOT_TRAINED)),
     Row("supervised", "supervised from scratch, 8 epochs",
         (*TUBE, ALONE, *NOT_TRAINED, *SUPERVISED, 'stages=["pretrain", "finetune"]')),
+    Row("supervised-motion", "the same, supervised on how it moves",
+        (*TUBE, ALONE, *NOT_TRAINED, *SUPERVISED, 'stages=["pretrain", "finetune"]', 'workspace="{folder}/motions"',
+         "index.format=csv", 'index.list="{folder}/motions.csv"')),
 )  # fmt: skip
 TABLES: dict[str, tuple[Row, ...]] = {
     "Masks and losses (Table 2)": (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.train.conftest import write_workspace
-from tgmae.demo.truth_labels import with_axis
+from tgmae.demo.truth_labels import with_axis, write_motions
 from train.data.videos import open_videos
 
 
@@ -25,3 +26,17 @@ def test_labels_become_motions_video_by_video(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text(json.dumps({"videos": plan[1:]}))
     with pytest.raises(KeyError):
         with_axis(videos, tmp_path, "motion")
+
+
+def test_the_list_of_motions_names_every_video_s_file_and_split(tmp_path: Path) -> None:
+    plan = [
+        {"path": "train/star/00000", "motion": "circling", "split": "train", "label": "star"},
+        {"path": "test/ring/00001", "motion": "standing still", "split": "test", "label": "ring"},
+    ]
+    (tmp_path / "world.json").write_text(json.dumps({"videos": plan}))
+    write_motions(tmp_path, tmp_path / "motions.csv")
+    with (tmp_path / "motions.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"path": "train/star/00000.mp4", "label": "circling", "split": "train"},
+            {"path": "test/ring/00001.mp4", "label": "standing still", "split": "test"},
+        ]
