@@ -46,8 +46,9 @@ class GuideWorker(SidecarWorker):
         frame_stride: int,
         read: Reader | None,
         member: str = "mp4",
+        threads: int = 0,
     ) -> None:
-        super().__init__(clips, captions, folder, frame_stride, read, member)
+        super().__init__(clips, captions, folder, frame_stride, read, member, threads)
         self._guide = guide
 
     def fields(self, meta: GuideMeta, chunks: Iterator[Any], captions: list[str]) -> tuple[Fields, int]:
@@ -88,7 +89,14 @@ def run_guide(experiment: Experiment) -> StageRecord:
         spec=spec,
         units=units(rows),
         worker=lambda folder: GuideWorker(
-            chosen.make(), clips, captions, folder, chosen.frame_stride, chosen.read, chosen.member
+            chosen.make(),
+            clips,
+            captions,
+            folder,
+            chosen.frame_stride,
+            chosen.read,
+            chosen.member,
+            experiment.ray.decode_threads,
         ),
         schema=GUIDE_INDEX,
         table=TABLE,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, LogitsProcessorList, TopPLogitsWarper
 
 from pipeline.captioners import Frame
-from pipeline.runtime.device import in_batches, torch_device
+from pipeline.runtime.device import in_batches, to_device, torch_device
 from pipeline.runtime.model_check import hub_options
 from schemas.config import Blip2
 from schemas.errors import UserError
@@ -58,9 +58,12 @@ class GenerationCaptioner:
 
     def _pixels(self, batch: list[Frame]) -> torch.Tensor:
         """[B, 3, H, W] as the model takes them."""
-        images = self._processor.image_processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-        pixels: torch.Tensor = images["pixel_values"].to(self._device, self._dtype)
-        return pixels
+        processor = self._processor.image_processor
+        options: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        if self._device.type == "cuda" and getattr(processor, "backend", "") == "torchvision":
+            options["device"] = self._device  # resized and normalised there
+        pixels: torch.Tensor = processor(images=batch, **options)["pixel_values"]
+        return to_device(pixels, self._device).to(self._dtype)
 
     def _settings(self) -> dict[str, Any]:
         options = self._options

@@ -50,7 +50,8 @@ class Ray(Section):
     workers: NotNegative = 0  # actors; 0: as many as the cluster holds
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any
-    retries: NotNegative = 3  # of a shard whose actor died
+    decode_threads: NotNegative = 0  # of an actor that scores or embeds; 0: one a core that it has, 16 at most
+    retries: NotNegative = 3  # of a part of a shard whose actor died
 
     @property
     def in_process(self) -> bool:
@@ -188,7 +189,7 @@ class Caption(Section):
     placing: Literal["uniform", "random"] = "uniform"  # midpoints of equal parts (section 3.2), or drawn by seed
     seed: int = 0  # of all that is drawn, with the video's id
     videos_per_shard: Positive = 256  # the unit of work and of resume
-    decode_threads: Positive = 2  # that decode ahead of a model
+    decode_threads: NotNegative = 0  # that decode ahead of a model; 0: one a core of the worker, 16 at most
     blip2: Blip2 = Blip2()
     blip: Blip = Blip()
     lavis: Lavis = Lavis()

@@ -27,7 +27,7 @@ from pipeline.guides.recipes import recipe
 from pipeline.guides.text import EmbeddingsGuide, TextGuide
 from pipeline.media.encoding import encode
 from pipeline.media.video import NoFrames, VideoError
-from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.kept import keep_result
 from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import Fields, iter_shard, read_sample, write_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
