@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +148,32 @@ def _manifest(workspace: Workspace) -> str:
 
 
 def _listing_digest(root: Path, *, follow: bool = False) -> str:
-    digest, walked = hashlib.sha256(), set[str]()
-    for folder, subfolders, names in os.walk(root, followlinks=follow):
+    """Of the names, sizes and times of all files. 200 000 of them are looked at with every plan: hence scandir."""
+    digest, walked, folders = hashlib.sha256(), set[str](), [(str(root), "")]
+    while folders:
+        folder, prefix = folders.pop()
         if follow and (real := os.path.realpath(folder)) in walked:
-            subfolders.clear()
             continue
         if follow:
             walked.add(real)
-        subfolders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            stat = os.stat(path, follow_symlinks=follow and os.path.exists(path))
-            digest.update(
-                f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
-                    "utf-8", "surrogateescape"
-                )
-            )
+        subfolders, lines = [], []
+        for entry in sorted(_entries(folder), key=attrgetter("name")):
+            if entry.is_dir():
+                subfolders.append(entry)
+            else:
+                stat = entry.stat(follow_symlinks=follow and os.path.exists(entry.path))
+                lines.append(f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+        folders += [
+            (each.path, f"{prefix}{each.name}/") for each in subfolders[::-1] if follow or not each.is_symlink()
+        ]
     return digest.hexdigest()
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """None of a folder that cannot be read: the index says so."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

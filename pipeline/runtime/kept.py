@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
-from pipeline.runtime.tars import join_shards
 from pipeline.runtime.units import Made, Row, ShardResult, Unit
-from schemas.atomic import TEMPORARY, sha256_file, write_json
+from schemas.atomic import replacing, sha256_file, write_json
+from schemas.errors import UserError
 from schemas.stage import PARTS
 from schemas.workspace import shard_name
 
@@ -154,8 +156,28 @@ class Growing:
             self._joining[shard] = self._joiner.submit(joined, self._folder, parts)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Temporary files of workers that died."""
-    for pattern in (f".*{TEMPORARY}", f"{PARTS}/*/.*{TEMPORARY}"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+def join_shards(path: Path, shards: Sequence[tuple[Path, int]]) -> list[int]:
+    """Writes one shard of the samples of others, (file, bytes up to the end of its last sample), in order.
+
+    The bytes are those that one writer of all samples would have written. Returns where each one's samples begin.
+    """
+    places: list[int] = []
+    with replacing(path) as partial, open(partial, "wb") as out:
+        for source, length in shards:
+            places.append(out.tell())
+            with open(source, "rb") as file:
+                file_end = file.seek(0, io.SEEK_END)
+                if file_end < length:
+                    raise UserError(f"{source}: {file_end} bytes instead of {length}: the part was cut short")
+                file.seek(0)
+                _copy(file, out, length)
+        # Two empty blocks end a tar; its size is whole records.
+        end = -(-(out.tell() + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+        out.truncate(end)
+    return places
+
+
+def _copy(source: IO[bytes], target: IO[bytes], length: int) -> None:
+    while length and (data := source.read(min(length, 1 << 22))):
+        target.write(data)
+        length -= len(data)

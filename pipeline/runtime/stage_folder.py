@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.runtime.failure_budget import exceeds_budget
-from pipeline.runtime.kept import remove_leftovers
 from pipeline.runtime.units import Unit
 from schemas import log
-from schemas.atomic import write_json
+from schemas.atomic import TEMPORARY, write_json
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.foreign_text import shown
@@ -48,7 +47,7 @@ def building(spec: StageSpec, units: Sequence[Unit] = ()) -> Iterator[Path | Non
         folder = _prepared(spec, units)
         log.keep_in(folder)
         yield folder
-        remove_leftovers(folder)
+        _remove_leftovers(folder)
         shutil.rmtree(folder / PARTS)
         if folder != spec.folder:
             swap(spec.folder)
@@ -100,6 +99,13 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
         shutil.rmtree(folder)
     elif begun is None and folder != spec.folder and folder.is_dir():
         shutil.rmtree(folder)  # a replacement whose own mark is lost
-    remove_leftovers(folder)
+    _remove_leftovers(folder)
     write_json(mark, wanted)
     return folder
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Temporary files of workers that died."""
+    for pattern in (f".*{TEMPORARY}", f"{PARTS}/*/.*{TEMPORARY}"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()

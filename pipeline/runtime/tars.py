@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -66,33 +65,6 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Fields]]) -> list[tuple
     """Writes (key, fields) samples; returns each one's (offset, length), so that pread() of it parses as a tar."""
     with new_shard(path) as shard:
         return [shard.add(key, fields) for key, fields in samples]
-
-
-def join_shards(path: Path, shards: Sequence[tuple[Path, int]]) -> list[int]:
-    """Writes one shard of the samples of others, (file, bytes up to the end of its last sample), in order.
-
-    The bytes are those that one writer of all samples would have written. Returns where each one's samples begin.
-    """
-    places: list[int] = []
-    with replacing(path) as partial, open(partial, "wb") as out:
-        for source, length in shards:
-            places.append(out.tell())
-            with open(source, "rb") as file:
-                file_end = file.seek(0, io.SEEK_END)
-                if file_end < length:
-                    raise UserError(f"{source}: {file_end} bytes instead of {length}: the part was cut short")
-                file.seek(0)
-                _copy(file, out, length)
-        # Two empty blocks end a tar; its size is whole records.
-        end = -(-(out.tell() + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-        out.truncate(end)
-    return places
-
-
-def _copy(source: IO[bytes], target: IO[bytes], length: int) -> None:
-    while length and (data := source.read(min(length, 1 << 22))):
-        target.write(data)
-        length -= len(data)
 
 
 def read_sample(source: bytes | IO[bytes], offset: int, length: int, key: str | None = None) -> Fields:

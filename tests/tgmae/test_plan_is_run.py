@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline import caption, index, shard
 from pipeline.guides import Scores, text
-from pipeline.runtime import stage_build
+from pipeline.runtime import kept, stage_build
 from pipeline.world.write import write_world
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -110,7 +110,7 @@ def quick() -> Iterator[None]:
         patch.setattr(shard, "Isolated", InThisProcess)
         patch.setattr(caption, "Isolated", InThisProcess)
         patch.setattr(index, "map_processes", lambda work, tasks, **_: enumerate(map(work, tasks)))
-        patch.setattr(stage_build, "keep_result", fused(stage_build.keep_result))
+        patch.setattr(kept, "keep_result", fused(kept.keep_result))
         for module in (stage_build, index, records):
             patch.setattr(module, "write_record", fused(module.write_record))  # type: ignore[attr-defined]
         patch.setattr(text, "_make_embeddings", Embedder)

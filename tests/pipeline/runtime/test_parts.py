@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime.job import Job
-from pipeline.runtime.kept import Growing, keep_result, kept_parts
+from pipeline.runtime.kept import Growing, join_shards, keep_result, kept_parts
 from pipeline.runtime.parts import Parts
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.tars import join_shards, new_shard, write_shard
+from pipeline.runtime.tars import new_shard, write_shard
 from pipeline.runtime.units import Made, ShardResult, Unit
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Ray
