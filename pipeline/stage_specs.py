@@ -31,7 +31,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     data = Path(index.data)
     if not data.is_dir():
         raise UserError(f"index.data: {data} is not a folder")
-    inputs = {"files": _listing_digest(data, follow=index.follow_links)}
+    inputs = {"files": listing_digest(data, follow=index.follow_links)}
     if index.format == "csv" and not index.list:
         raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
     if index.list:
@@ -44,7 +44,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     if index.annotations:
         if not Path(index.annotations).is_dir():
             raise UserError(f"index.annotations: {index.annotations} is not a folder")
-        inputs["annotations"] = _listing_digest(Path(index.annotations))
+        inputs["annotations"] = listing_digest(Path(index.annotations))
     if index.format in ("ucf101", "hmdb51"):
         config["split"] = index.split
     if index.format == "epic55" and not index.list:
@@ -147,7 +147,7 @@ def _manifest(workspace: Workspace) -> str:
     return required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}").output
 
 
-def _listing_digest(root: Path, *, follow: bool = False) -> str:
+def listing_digest(root: Path, *, follow: bool = False) -> str:
     """Of the names, sizes and times of all files. 200 000 of them are looked at with every plan: hence scandir."""
     digest, walked, folders = hashlib.sha256(), set[str](), [(str(root), "")]
     while folders:
