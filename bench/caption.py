@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from pipeline.caption import CaptionWorker, caption_units, group_videos
+from pipeline.caption import CaptionWorker, caption_units
+from pipeline.caption_sets import group_videos
 from pipeline.index import run_index
 from pipeline.runtime.engine import execute
 from pipeline.runtime.parts import Parts

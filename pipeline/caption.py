@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.caption_sets import captioner_maker, row_source, source_tools
+from pipeline.caption_sets import UNKNOWN, caption_group, captioner_maker, row_source, source_tools
 from pipeline.captioners import (
     Frame,
     FrameCaptioner,
@@ -34,7 +34,7 @@ from pipeline.stage_specs import caption_spec
 from schemas.config import Blip2, Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.foreign_text import is_utf8, shown
-from schemas.stage import StageRecord, current_record, required_record
+from schemas.stage import StageRecord, StageSpec, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
@@ -47,8 +47,6 @@ class BadCaption(ValueError):
 
 TABLE = "captions.parquet"
 CHANGED = "changes.parquet"
-FULL = 0.9  # of its batches' room, at least, is filled by a group of videos
-UNKNOWN = 32  # videos of a group, where the batch size is known to the captioner alone
 
 
 @dataclass
@@ -179,19 +177,6 @@ class CaptionWorker:
         return [self._texts([frame])[0] for frame in batch]
 
 
-def group_videos(keyframes: int, batch_size: int) -> int:
-    """The fewest videos whose frames fill their batches well: what a shard may be parted into."""
-    count = max(1, batch_size // keyframes)
-    while count * keyframes < FULL * batch_size * -(-count * keyframes // batch_size):
-        count += 1
-    return count
-
-
-def _group(source: str, caption: Caption) -> int:
-    batch_size = getattr(getattr(caption, source, None), "batch_size", None)
-    return UNKNOWN if batch_size is None else group_videos(caption.keyframes, batch_size)
-
-
 def _result(shard: int, videos: list[Video], clock: dict[str, float], clean: Clean) -> ShardResult:
     rows: list[Row] = []
     failures: list[Row] = []
@@ -256,12 +241,13 @@ def run_caption(experiment: Experiment) -> StageRecord:
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
+    source, data = caption_source(experiment.captions), Path(index.info["data"])
+    caption = _settled(experiment.caption, source, spec)
     settled = experiment.model_copy(update={"caption": caption})
     check_captioner(source, caption)
-    rows = row_source(experiment, manifest)
+    rows = row_source(settled, manifest)
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
-    lavis, group = source == "lavis", _group(source, caption)
+    lavis, group = source == "lavis", caption_group(source, caption)
     worker: Callable[[Path], Worker]
     if rows is not None:
         worker = partial(_row_worker, rows.captioner, clean)
@@ -284,8 +270,11 @@ def run_caption(experiment: Experiment) -> StageRecord:
     return build(job, experiment)
 
 
-def _settled(caption: Caption) -> Caption:
-    """Model folders and files by their full path: Ray's workers may run in another folder."""
+def _settled(caption: Caption, source: str, spec: StageSpec) -> Caption:
+    """The dtype of the spec; model folders and files by their full path: Ray's workers may run in another folder."""
+    if spec.chosen:
+        section = getattr(caption, source).model_copy(update=spec.chosen)
+        caption = caption.model_copy(update={source: section})
     update: dict[str, Section] = {
         name: options.model_copy(update={"model": str(Path(options.model).resolve())})
         for name, options in caption

@@ -116,6 +116,7 @@ def run_features(experiment: Experiment) -> StageRecord:
     Raises UserError when clips are missing, when the model cannot be loaded, or when too many videos fail.
     """
     spec = features_spec(experiment)
+    experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
     check_clip(experiment.text)
     clips = Workspace(Path(experiment.workspace)).clips.resolve()
     job = Job(

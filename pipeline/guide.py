@@ -73,6 +73,7 @@ def run_guide(experiment: Experiment) -> StageRecord:
     or do not cover each other; when the model or class cannot be loaded; or when too many videos fail.
     """
     spec = guide_spec(experiment)
+    experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
     workspace = Workspace(Path(experiment.workspace))
     clips, captions = workspace.clips.resolve(), None
     index = read_table(clips / "index.parquet", CLIP_INDEX)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from pipeline.captioners.label_words import worded_anew
 from pipeline.captioners.own_captioner import own
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity, keyframes_identity
+from pipeline.runtime.precision import precision_for
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import MissingInput, UserError
-from schemas.stage import StageSpec, present, required_record
+from schemas.replacement import build_folder
+from schemas.stage import StageSpec, begun_record, present, read_record, required_record
 from schemas.workspace import Workspace
 
 
@@ -70,7 +73,24 @@ def caption_spec(experiment: Experiment) -> StageSpec:
         if any(worded_anew(source, name) for name in _classes(workspace)):
             config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
     cut = {"videos_per_shard": experiment.caption.videos_per_shard}
-    return StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
+    spec = StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
+    section = getattr(experiment.caption, caption_source(name), None)
+    return _with_precision(spec, "dtype", getattr(section, "device", "auto"))
+
+
+def _with_precision(spec: StageSpec, key: str, device: str) -> StageSpec:
+    """The spec with a precision in place of "auto": that of what is finished or begun, else what suits the device.
+
+    So what was made on a GPU stays what it is for a command on another machine, and no stage is of two precisions.
+    """
+    if spec.config.get(key) != "auto":
+        return spec
+    suits = precision_for("auto", device)
+    others = [each for each in ("bfloat16", "float32") if each != suits]
+    specs = [replace(spec, config={**spec.config, key: each}, chosen={key: each}) for each in (suits, *others)]
+    records = (read_record(spec.folder), begun_record(build_folder(spec.folder)))
+    there = {record.fingerprint for record in records if record is not None}
+    return next((each for each in specs if each.fingerprint in there), specs[0])
 
 
 def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
@@ -116,7 +136,8 @@ def shard_spec(experiment: Experiment) -> StageSpec:
 def features_spec(experiment: Experiment) -> StageSpec:
     workspace, text = Workspace(Path(experiment.workspace)), experiment.text
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
-    return StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
+    spec = StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
+    return _with_precision(spec, "precision", text.device)
 
 
 def guide_spec(experiment: Experiment) -> StageSpec:
@@ -140,7 +161,8 @@ def guide_spec(experiment: Experiment) -> StageSpec:
             )
         inputs["features"] = record.output
         info["features"] = features.folder.name
-    return StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
+    spec = StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
+    return _with_precision(spec, "precision", experiment.text.device)
 
 
 def _manifest(workspace: Workspace) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -56,6 +56,12 @@ class Step:
 
 def decide(stage: Stage, spec: StageSpec) -> Step:
     """What is to be done for one stage whose inputs are complete: what a plan prints, and what a run does."""
+    step = _decided(stage, spec)
+    chosen = ", ".join(f"{name} auto: {value}" for name, value in spec.chosen.items())
+    return replace(step, reason=f"{step.reason} ({chosen})") if chosen else step
+
+
+def _decided(stage: Stage, spec: StageSpec) -> Step:
     record = read_record(spec.folder)
     reasons = [] if record is None else [*spec.differences(record), *damage(spec.folder, record)]
     if record is not None and not reasons:

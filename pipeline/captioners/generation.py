@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig, LogitsProcessorList, TopPLogitsWarp
 from pipeline.captioners import Frame
 from pipeline.runtime.device import in_batches, to_device, torch_device
 from pipeline.runtime.model_check import hub_options
+from pipeline.runtime.precision import precision_for
 from schemas.config import Blip2
 from schemas.errors import UserError
 
@@ -34,7 +35,7 @@ class GenerationCaptioner:
         self.batch_size, self.samples = options.batch_size, options.sample
         self._options = options
         self._device = torch_device(options.device)
-        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._dtype: torch.dtype = getattr(torch, precision_for(options.dtype, self._device.type))
         self._model, self._processor = self._load()
 
     def caption(self, frames: list[Frame]) -> list[str]:

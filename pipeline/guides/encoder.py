@@ -23,6 +23,7 @@ from pipeline.guides.crops import Crops
 from pipeline.guides.dense import Dense
 from pipeline.guides.encoder_inputs import inputs_of
 from pipeline.runtime.device import to_device, torch_device
+from pipeline.runtime.precision import precision_for
 from schemas.config import Text
 from schemas.errors import UserError
 
@@ -38,6 +39,7 @@ class TextEncoder:
 
     def __init__(self, options: Text) -> None:
         self._device = torch_device(options.device)
+        options = options.model_copy(update={"precision": precision_for(options.precision, self._device.type)})
         self._model = _load(options, self._device)
         self._tokenizer = open_clip.get_tokenizer(options.model)
         self._inputs = inputs_of(self._model, options.model, getattr(torch, options.precision), self._device)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas import registry
-from schemas.config.section import NotNegative, Positive, Precision, Section, Share
+from schemas.config.section import AutoPrecision, NotNegative, Positive, Section, Share
 
 GUIDES = (*registry.GUIDES, "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
@@ -77,7 +77,8 @@ class Blip2(Section):
     revision: str = "main"  # of a hub name
     prompt: str = ""  # what the text begins with; "": nothing
     batch_size: Positive = 32  # frames; halved when memory runs out
-    dtype: Precision = "float32"  # of the weights
+    # of the weights; auto: bfloat16 on a GPU that computes it, else float32; a set keeps what it was begun with
+    dtype: AutoPrecision = "auto"
     load_in_8bit: bool = False  # by bitsandbytes
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     num_beams: Positive = 1  # of beam search; 1: greedy
@@ -131,7 +132,7 @@ class Llm(Section):
     local: str = ""  # transformers' causal model, hub name or local folder; "": an OpenAI-compatible endpoint
     revision: str = "main"  # of a hub name
     device: str = "auto"  # of a local model
-    dtype: Precision = "float32"  # of a local model
+    dtype: AutoPrecision = "auto"  # of a local model, as caption.blip2.dtype
     model: str = "gpt-3.5-turbo"  # as the endpoint names it
     url_variable: str = "OPENAI_BASE_URL"  # environment variable with the endpoint's address; unset: OpenAI's
     key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; never stored or printed
@@ -230,7 +231,7 @@ class Text(Section):
     attention: Literal["original", "value", "query-query", "query-query+key-key"] = "value"
     last_block: Literal["whole", "attention"] = "whole"  # dense; attention: no residual, no feed-forward (ClearCLIP)
     batch_size: Positive = 1024  # crops; dense: frames of as many pixels
-    precision: Precision = "float32"  # of the encoder
+    precision: AutoPrecision = "auto"  # of the encoder, as caption.blip2.dtype
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     compile: bool = False  # crops: torch.compile the encoder
     cache: bool = False  # keep the patches' embeddings, so that another caption set needs the text tower only

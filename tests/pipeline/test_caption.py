@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.caption import CaptionWorker, RowWorker, caption_units, group_videos
+from pipeline.caption import CaptionWorker, RowWorker, caption_units
+from pipeline.caption_sets import group_videos
 from pipeline.captioners import Frame, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
 from pipeline.media.encoding import encode

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime import cores
+from schemas import usable_cores
 
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cores, "_share", 0.0)
-    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(usable_cores, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(usable_cores.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     return tmp_path / "cpu.max"
 
 
@@ -34,5 +35,5 @@ def test_workers_share_the_machine() -> None:
 
 
 def test_a_large_machine_is_not_filled_with_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
+    monkeypatch.setattr(usable_cores.os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
     assert cores.decoding_threads(0) == 16
