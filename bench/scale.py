@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -42,6 +41,13 @@ videos, _ = videos_to_pretrain_on(Workspace(Path(sys.argv[1])), "text-oracle")
 plan = BatchPlan(videos.column("shard"), seed=0, epochs=1, batch_size=1024)
 assert len(next(iter(plan))) == 1024
 """
+WATCH = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""  # a process of its own, for a child begins with the memory of its parent
 
 
 def main() -> None:
@@ -113,23 +119,14 @@ def record(folder: Path, rows: list[dict[str, object]], stage: str, inputs: dict
 
 
 def timed(name: str, arguments: list[str], rounds: int) -> dict[str, float]:
-    seconds, cpu, memory = [], [], []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = []
     for _ in range(rounds):
-        began = time.perf_counter()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds.append(time.perf_counter() - began)
-        cpu.append(usage.ru_utime + usage.ru_stime)
-        memory.append(usage.ru_maxrss / 1024)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(arguments)} ended with status {process.returncode}")
-    return {
-        f"{name}_seconds": round(statistics.median(seconds), 2),
-        f"{name}_cpu_seconds": round(statistics.median(cpu), 2),
-        f"{name}_mb": round(statistics.median(memory)),
-    }
+        command = [sys.executable, "-c", WATCH, sys.executable, *arguments]
+        watched = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        found.append(json.loads(watched.stdout))
+    seconds, cpu, memory = (statistics.median(each) for each in zip(*found, strict=True))
+    return {f"{name}_seconds": round(seconds, 2), f"{name}_cpu_seconds": round(cpu, 2), f"{name}_mb": round(memory)}
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
         seconds.update(result.seconds)
     failed_keys = {row["key"] for row in failures if row["error"] not in SKIPPED}
     info = {**spec.info, "worker_seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    if seconds["read"]:
+    if seconds["read"]:  # of frames; where none are looked at, nothing is waited for
         info["waited"] = round(seconds["read"] / sum(seconds.values()), 4)
         print(f"{spec.stage}: workers waited {info['waited']:.1%} of their time for frames", file=sys.stderr)
     skipped = sum(row["error"] in SKIPPED for row in failures)
