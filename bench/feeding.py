@@ -5,8 +5,9 @@
 The model is one that sleeps: it takes 1/RATE seconds a frame, as a GPU would, which leaves the processor to the threads
 that decode; all else is the guide stage's own worker, reading clips of the embedded world, 96 frames each, every fourth
 of them scored, and writing its tar. A machine of few cores cannot decode large clips at that rate, whatever the
-machinery does: `frames_per_core` is how many scored frames a second one thread decodes when it does nothing else, and
-`needed_cores` the cores that this takes. Medians over rounds. Prints JSON.
+machinery does: `frames_per_core` is how many scored frames a second of a core's time decodes, and `needed_cores` the
+cores that the rate takes. `nice` is the program's own priority, by which it gets its turn on a busy machine. Medians
+over rounds. Prints JSON.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def main() -> None:
             rows.append(measure(Path(folder), size, options))
     found = {
         "rows": rows, "model_frames_per_second": options.rate, "threads": options.threads, "rounds": options.rounds,
-        "videos": VIDEOS, "frames": FRAMES, "frame_stride": STRIDE, "load": round(os.getloadavg()[2], 1),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "videos": VIDEOS, "frames": FRAMES, "frame_stride": STRIDE, "load": round(os.getloadavg()[0], 1),
+        "nice": os.nice(0), "machine": f"{os.cpu_count()} cores, {platform.machine()}",
     }  # fmt: skip
     text = json.dumps(found, indent=1) + "\n"
     print(text) if options.out is None else options.out.write_text(text)
@@ -112,11 +113,11 @@ def made_clips(folder: Path, size: int) -> list[Row]:
 
 
 def decoding_rate(folder: Path, clips: list[Row]) -> float:
-    """Scored frames a second, by one thread that does nothing else."""
+    """Scored frames that a second of a core decodes, by one thread that does nothing else."""
     worker = GuideWorker(Sleeper(1e9), folder / "clips", None, folder / "alone", STRIDE, scored_frames, threads=1)
-    began = time.perf_counter()
+    began = time.process_time()
     frames = sum(len(chunk) for _, chunks in worker.decoded(clips[:32]) for chunk in chunks)
-    return frames / (time.perf_counter() - began)
+    return frames / (time.process_time() - began)
 
 
 def run(folder: Path, clips: list[Row], rate: float, threads: int) -> dict[str, float]:

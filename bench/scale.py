@@ -60,7 +60,8 @@ def main() -> None:
         "rows": [measure(count, options.rounds) for count in options.videos],
         "rounds": options.rounds,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}; Python {platform.python_version()}",
-        "load": round(os.getloadavg()[2], 1),  # of 15 minutes: what else the machine does
+        "load": round(os.getloadavg()[0], 1),  # of a minute: what else the machine does
+        "nice": os.nice(0),  # the priority of all this
     }
     text = json.dumps(found, indent=1) + "\n"
     print(text) if options.out is None else options.out.write_text(text)

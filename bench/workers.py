@@ -1,12 +1,16 @@
 """Whether a second worker halves the time, for a set that fits one tar: shard, caption and guide.
 
-    python bench/workers.py [--data FOLDER] [--videos 48] [--rounds 3] [--out bench/results/workers.json]
+    python bench/workers.py [--data FOLDER] [--videos 48] [--rounds 3] [--only sleeping] [--out FILE]
 
 FOLDER holds class folders of videos; without it, videos of the embedded world are drawn. Every stage is made by 1 and
 by 2 Ray actors in turn, from the first finished video (so that starting up is left out) until its one shard is joined;
 medians over rounds. `speedup` is what the clock says, and suffers from all else that runs on the machine; `busy` is the
 share of the workers' time in which they had work to do, which does not. Caption takes BLIP-2 with random weights at a
 middling size (bench/caption.py), guide the crops of the demo's encoder.
+
+`sleeping`: the same with a worker that sleeps half a second a video and stores 100 kB, so that no core is needed and
+the machinery alone is seen: Ray, the scheduler, the parts on disk and their joining. --only measures one of the four
+and leaves what FILE says of the others.
 
 `tails`: the share of time in which workers stand idle, for 1,000 videos in one tar and 2, 8 and 64 workers: the
 stage's own scheduler (pipeline/runtime/parts.py) fed with the seconds of each video that were recorded here, simulated,
@@ -25,7 +29,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,12 +44,17 @@ from pipeline.runtime.job import Job
 from pipeline.runtime.kept import Growing
 from pipeline.runtime.parts import Parts
 from pipeline.runtime.ray_session import connected
-from pipeline.runtime.units import Advance, Made, Unit
+from pipeline.runtime.tars import new_shard
+from pipeline.runtime.units import Advance, Made, ShardResult, Unit
 from pipeline.world.write import write_world
+from schemas.atomic import sha256_file
 from schemas.config import Experiment, Ray
+from schemas.stage import StageSpec
+from schemas.tables import CLIP_INDEX
 from tgmae.shipped_files import WORLD_MODELS
 
 COUNTS = (1, 2)
+SLEEP = 0.5  # seconds a video
 TAIL_VIDEOS, TAIL_WORKERS = 1000, (2, 8, 64)
 MAKE: dict[str, Callable[[Experiment], Any]] = {
     "shard": shard.run_shard, "caption": caption.run_caption, "guide": guide.run_guide,
@@ -57,39 +66,74 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="class folders of videos")
     parser.add_argument("--videos", type=int, default=48, help="at most")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("sleeping", *MAKE))
     parser.add_argument("--out", type=Path, help="the JSON; by default it is printed")
     options = parser.parse_args()
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  its own is 15: others would be served first
+    known = json.loads(options.out.read_bytes()) if options.only and options.out and options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
+    found |= {name: known.get(name, {}) | found[name] for name in ("stages", "tails")}
     text = json.dumps(found, indent=1) + "\n"
     print(text) if options.out is None else options.out.write_text(text)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    experiment = prepared(options, folder)
     stages, tails = {}, {}
+    wanted = [name for name in MAKE if options.only in (None, name)]
     with connected(Ray()):
-        for name, make in MAKE.items():
-            job = captured(name, make, experiment)
-            found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
-            seconds: list[float] = []
-            for _ in range(options.rounds):
-                for count in COUNTS:
-                    found[count].append(timed(job, folder / "out", count, seconds))
-            one, two = ({key: round(statistics.median(each[key] for each in rounds), 3) for key in rounds[0]}
-                        for rounds in found.values())  # fmt: skip
-            stages[name] = {
-                "one": one, "two": two, "speedup": round(one["seconds"] / two["seconds"], 2),
-                "speedup_rounds": [round(a["seconds"] / b["seconds"], 2) for a, b in zip(*found.values(), strict=True)],
-                "step": job.step,
-            }  # fmt: skip
+        if options.only in (None, "sleeping"):
+            stages["sleeping"], _ = compared(sleeping(), folder / "out", options.rounds)
+        experiment = prepared(options, folder) if wanted else None
+        for name in wanted:
+            assert experiment is not None
+            job = captured(name, MAKE[name], experiment)
+            stages[name], seconds = compared(job, folder / "out", options.rounds)
+            stages[name]["data"] = options.data.name if options.data else "the embedded world, 256 px"
             tails[name] = {str(count): round(tail(seconds, count, job.step), 4) for count in TAIL_WORKERS}
-            make(experiment)
+            MAKE[name](experiment)
+    return {"stages": stages, "tails": tails, "tail_videos": TAIL_VIDEOS, "rounds": options.rounds,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}", "nice": os.nice(0)}  # fmt: skip
+
+
+def compared(job: Job, folder: Path, rounds: int) -> tuple[dict[str, Any], list[float]]:
+    """By one and by two workers in turn; and the seconds of videos."""
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
+    seconds: list[float] = []
+    for _ in range(rounds):
+        for count in COUNTS:
+            found[count].append(timed(job, folder, count, seconds))
+    one, two = ({key: round(statistics.median(each[key] for each in each_round), 3) for key in each_round[0]}
+                for each_round in found.values())  # fmt: skip
+    speedups = [round(a["seconds"] / b["seconds"], 2) for a, b in zip(*found.values(), strict=True)]
     return {
-        "stages": stages, "tails": tails, "tail_videos": TAIL_VIDEOS, "videos": len(job.units[0].rows),
-        "data": options.data.name if options.data else "the embedded world, 256 px", "rounds": options.rounds,
-        "load": round(os.getloadavg()[2], 1), "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-    }  # fmt: skip
+        "one": one, "two": two, "speedup": round(one["seconds"] / two["seconds"], 2), "speedup_rounds": speedups,
+        "step": job.step, "videos": len(job.units[0].rows), "load": round(os.getloadavg()[0], 1),
+    }, seconds  # fmt: skip
+
+
+class Sleeper:
+    """Stores a sample a video, after a sleep."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        began, rows, path = time.perf_counter(), [], self._folder / unit.tar
+        with new_shard(path) as tar:
+            for row in unit.rows:
+                time.sleep(SLEEP)
+                offset, length = tar.add(row["key"], {"mp4": bytes(100_000)})
+                rows.append({"offset": offset, "length": length})
+                yield 1
+        seconds = {"compute": time.perf_counter() - began}
+        yield ShardResult(unit.shard, rows, [], {unit.tar: sha256_file(path)}, seconds)
+
+
+def sleeping() -> Job:
+    rows = [{"key": f"{number:016d}"} for number in range(108)]
+    return Job(spec=StageSpec("sleeping", Path(), {}, {}), units=[Unit(0, rows)], worker=Sleeper, table="",
+               schema=CLIP_INDEX, tools=[])  # fmt: skip
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> Experiment:

@@ -26,30 +26,40 @@ def workers(found: Any) -> str:
     head = "### All workers busy, in one tar\n"
     if found is None:
         return f"{head}\n{NOT_YET}.\n"
+    names = {"sleeping": "a worker that sleeps"}
     rows = [
-        [name, each["step"], f"{each['one']['seconds']:.1f} s", f"{each['two']['seconds']:.1f} s",
-         f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})", percent(each["two"]["busy"])]
+        [names.get(name, name), f"{each['videos']}", f"{each['step']}", f"{each['one']['seconds']:.1f} s",
+         f"{each['two']['seconds']:.1f} s", f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})",
+         percent(each["two"]["busy"]), f"{each['load']:.0f}"]
         for name, each in found["stages"].items()
     ]  # fmt: skip
-    counts = list(next(iter(found["tails"].values())))
-    tails = [[name, *(percent(each[count]) for count in counts)] for name, each in found["tails"].items()]
-    titles = ["stage", "videos that stay together", "1 worker", "2 workers", "speed-up (target 1.8)", "2 workers, busy"]
+    titles = ["", "videos", "of which stay together", "1 worker", "2 workers", "speed-up (target 1.8)",
+              "2 workers, busy", "load"]  # fmt: skip
     return f"""{head}
-{found["videos"]} videos ({found["data"]}) in one tar, by one and by two Ray actors in turn, from the first one's start
-to the joined tar; medians of {found["rounds"]} rounds. {on(found)}
+One tar, by one and by two Ray actors in turn, from the first one's start to the joined tar; medians of
+{found["rounds"]} rounds. Machine: {found["machine"]}, at nice {found["nice"]} beside other work; load: so many
+processes wanted its cores.
 
 {markdown(titles, rows)}
 
-The speed-up is the clock's, and two actors need two idle cores for it: with a load of {found["load"]} on
-{found["machine"].split(",")[0]} a second actor gets what the others leave. `busy` does not depend on that: it is the
-share of the two actors' time between their start and the joined tar in which they had a part to work on; the rest is
-what the scheduler, the joining and the last part cost. Caption and guide decode in threads or processes beside the
-model, so one actor already uses part of the second core.
+The speed-up is the clock's, and two actors need two idle cores for it: on a machine that is busy with other work a
+second actor gets what the others leave, so the first row, which needs no core, shows what the machinery gives. `busy`
+does not depend on the load either: the share of the two actors' time between their start and the joined tar in which
+they had a part to work on; the rest is what the scheduler, the joining and the last part cost. Caption and guide decode
+in threads or processes beside the model, so one actor already uses part of the second core.
+{tails(found)}"""
 
-Idle at the end of 1,000 videos in one tar (target: under 5 % with 8 workers), by the stage's scheduler, simulated with
-the seconds of each video recorded in these rounds:
 
-{markdown(["stage", *(f"{count} workers" for count in counts)], tails)}
+def tails(found: Any) -> str:
+    if not found["tails"]:
+        return ""
+    counts = list(next(iter(found["tails"].values())))
+    rows = [[name, *(percent(each[count]) for count in counts)] for name, each in found["tails"].items()]
+    return f"""
+Idle at the end of {found["tail_videos"]} videos in one tar (target: under 5 %), by the stage's scheduler, simulated
+with the seconds of each video recorded in these rounds:
+
+{markdown(["stage", *(f"{count} workers" for count in counts)], rows)}
 
 With 64 workers a video that is longer than the rest, or a group of captions, outlasts the others:
 {found["tail_videos"]} videos are 16 for each of them.
@@ -95,7 +105,8 @@ def scale(found: Any) -> str:
     per_video = [1000 * row["index_seconds"] / row["videos"] for row in found["rows"]]
     return f"""{head}
 Hard links to eight small videos in 400 folders, each command a process of its own: seconds of the clock (of the
-processor), and the memory of the largest process; medians of {found["rounds"]} rounds, but for the index. {on(found)}
+processor), and the memory of the largest process; medians of {found["rounds"]} rounds, but for the index.
+{on(found)}
 
 {markdown(["", *(f"{row['videos']:,.0f} videos" for row in found["rows"])], rows)}
 
@@ -105,7 +116,7 @@ every file, for an overwritten file changes no folder's time; it does so once.
 
 
 def on(found: Any) -> str:
-    return f"Machine: {found['machine']}; load {found['load']} (of 15 minutes: a training and other work beside it)."
+    return f"Machine: {found['machine']}, at nice {found['nice']} beside other work, load {found['load']:.0f}."
 
 
 def spread(rounds: list[float]) -> str:
