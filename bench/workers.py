@@ -9,7 +9,8 @@ share of the workers' time in which they had work to do, which does not. Caption
 middling size (bench/caption.py), guide the crops of the demo's encoder.
 
 `sleeping`: the same with a worker that sleeps half a second a video and stores 100 kB, so that no core is needed and
-the machinery alone is seen: Ray, the scheduler, the parts on disk and their joining. --only measures one of the four
+the machinery alone is seen: Ray, the scheduler, the parts on disk and their joining. `ceiling` is how much further two
+processes come that do nothing but count. --only measures one of the four
 and leaves what FILE says of the others.
 
 `tails`: the share of time in which workers stand idle, for 1,000 videos in one tar and 2, 8 and 64 workers: the
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -96,11 +98,29 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "machine": f"{os.cpu_count()} cores, {platform.machine()}", "nice": os.nice(0)}  # fmt: skip
 
 
+def ceiling() -> float:
+    """How many times as far two processes that only count come as one does: what two workers can reach here."""
+    reached = []
+    for processes in COUNTS:
+        with multiprocessing.Pool(processes) as pool:
+            reached.append(sum(pool.map(counted, [1.0] * processes, chunksize=1)))
+    return reached[1] / reached[0]
+
+
+def counted(seconds: float) -> int:
+    end, count = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        count += 1
+    return count
+
+
 def compared(job: Job, folder: Path, rounds: int) -> tuple[dict[str, Any], list[float]]:
     """By one and by two workers in turn; and the seconds of videos."""
     found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     seconds: list[float] = []
+    ceilings: list[float] = []
     for _ in range(rounds):
+        ceilings.append(ceiling())
         for count in COUNTS:
             found[count].append(timed(job, folder, count, seconds))
     one, two = ({key: round(statistics.median(each[key] for each in each_round), 3) for key in each_round[0]}
@@ -108,6 +128,7 @@ def compared(job: Job, folder: Path, rounds: int) -> tuple[dict[str, Any], list[
     speedups = [round(a["seconds"] / b["seconds"], 2) for a, b in zip(*found.values(), strict=True)]
     return {
         "one": one, "two": two, "speedup": round(one["seconds"] / two["seconds"], 2), "speedup_rounds": speedups,
+        "ceiling": round(statistics.median(ceilings), 2),
         "step": job.step, "videos": len(job.units[0].rows), "load": round(os.getloadavg()[0], 1),
     }, seconds  # fmt: skip
 

@@ -30,11 +30,11 @@ def workers(found: Any) -> str:
     rows = [
         [names.get(name, name), f"{each['videos']}", f"{each['step']}", f"{each['one']['seconds']:.1f} s",
          f"{each['two']['seconds']:.1f} s", f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})",
-         percent(each["two"]["busy"]), f"{each['load']:.0f}"]
+         "" if name in names else f"{each['ceiling']:.2f}", percent(each["two"]["busy"]), f"{each['load']:.0f}"]
         for name, each in found["stages"].items()
     ]  # fmt: skip
     titles = ["", "videos", "of which stay together", "1 worker", "2 workers", "speed-up (target 1.8)",
-              "2 workers, busy", "load"]  # fmt: skip
+              "of two that count", "2 workers, busy", "load"]  # fmt: skip
     return f"""{head}
 One tar, by one and by two Ray actors in turn, from the first one's start to the joined tar; medians of
 {found["rounds"]} rounds. Machine: {found["machine"]}, at nice {found["nice"]} beside other work; load: so many
@@ -42,11 +42,11 @@ processes wanted its cores.
 
 {markdown(titles, rows)}
 
-The speed-up is the clock's, and two actors need two idle cores for it: on a machine that is busy with other work a
-second actor gets what the others leave, so the first row, which needs no core, shows what the machinery gives. `busy`
-does not depend on the load either: the share of the two actors' time between their start and the joined tar in which
-they had a part to work on; the rest is what the scheduler, the joining and the last part cost. Caption and guide decode
-in threads or processes beside the model, so one actor already uses part of the second core.
+The first row needs no core and shows what the machinery gives: Ray, the scheduler, parts on disk and their joining. The
+others need two cores that are idle, and here other work takes its share: "of two that count" is how much further two
+processes come that do nothing but count, measured in the same rounds, and so what two workers can reach. `busy` is the
+share of the two actors' time, between their start and the joined tar, in which they had a part to work on. Caption and
+guide decode in threads or processes beside the model, so one actor already uses part of the second core.
 {tails(found)}"""
 
 
