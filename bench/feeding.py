@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turn import nice
 
 from pipeline.guide import GuideWorker
 from pipeline.guides import Frames, Scores
@@ -71,7 +72,7 @@ def main() -> None:
     found = {
         "rows": rows, "model_frames_per_second": options.rate, "threads": options.threads, "rounds": options.rounds,
         "videos": VIDEOS, "frames": FRAMES, "frame_stride": STRIDE, "load": round(os.getloadavg()[0], 1),
-        "nice": os.nice(0), "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "nice": nice(), "machine": f"{os.cpu_count()} cores, {platform.machine()}",
     }  # fmt: skip
     text = json.dumps(found, indent=1) + "\n"
     print(text) if options.out is None else options.out.write_text(text)

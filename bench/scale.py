@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow.compute as pc
+from turn import nice
 
 from pipeline.world.write import write_world
 from schemas.atomic import sha256_file
@@ -61,7 +62,7 @@ def main() -> None:
         "rounds": options.rounds,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}; Python {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),  # of a minute: what else the machine does
-        "nice": os.nice(0),  # the priority of all this
+        "nice": nice(),  # the priority of all this
     }
     text = json.dumps(found, indent=1) + "\n"
     print(text) if options.out is None else options.out.write_text(text)

@@ -31,7 +31,7 @@ def workers(found: Any) -> str:
         [names.get(name, name), f"{each['videos']}", f"{each['step']}", f"{each['one']['seconds']:.1f} s",
          f"{each['two']['seconds']:.1f} s", f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})",
          "" if name in names else f"{each['ceiling']:.2f}", percent(each["two"]["busy"]), f"{each['load']:.0f}"]
-        for name, each in found["stages"].items()
+        for name, each in sorted(found["stages"].items(), key=lambda stage: stage[0] not in names)
     ]  # fmt: skip
     titles = ["", "videos", "of which stay together", "1 worker", "2 workers", "speed-up (target 1.8)",
               "of two that count", "2 workers, busy", "load"]  # fmt: skip
