@@ -26,10 +26,13 @@ from typing import Any
 
 import torch
 
-from pipeline.caption import caption_units, make_worker
+from pipeline.caption import CaptionWorker, caption_units
+from pipeline.caption_sets import group_videos
 from pipeline.index import run_index
-from pipeline.runtime.engine import connected, execute
-from pipeline.runtime.units import ShardResult, Unit, Worker
+from pipeline.runtime.engine import execute
+from pipeline.runtime.parts import Parts
+from pipeline.runtime.ray_session import connected
+from pipeline.runtime.units import Made, Unit, Worker
 from pipeline.world.write import write_world
 from schemas.config import Caption, Experiment, Ray
 from schemas.tables import MANIFEST, read_table
@@ -68,7 +71,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     blip2 = {"model": model, "device": options.device, "batch_size": options.batch_size,
              "max_new_tokens": options.tokens, "min_new_tokens": options.tokens}  # fmt: skip
     caption = Caption.model_validate({"blip2": blip2, "decode_threads": options.threads})
-    units, worker = caption_units(manifest, options.shard), partial(make_worker, "blip2", caption, data.resolve())
+    units, worker = caption_units(manifest, options.shard), partial(made_worker, caption, data.resolve())
     bare = worker()
     runs: dict[str, Callable[[], dict[str, float]]] = {"loop": lambda: timed(loop(bare, units), 1)}
     for count in options.actors:
@@ -93,21 +96,29 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loop(worker: Worker, units: list[Unit]) -> Iterator[int | ShardResult]:
+def made_worker(caption: Caption, data: Path) -> Worker:
+    from pipeline.captioners.blip2 import Blip2Captioner
+
+    group = group_videos(caption.keyframes, caption.blip2.batch_size)
+    return CaptionWorker(Blip2Captioner(caption.blip2), data, caption, group)
+
+
+def loop(worker: Worker, units: list[Unit]) -> Iterator[int | Made]:
     for unit in units:
-        yield from worker.run(unit)
+        for event in worker.run(unit):
+            yield event if isinstance(event, int) else Made(unit, event)
 
 
 def on_ray(units: list[Unit], worker: Callable[[], Worker], actors: int) -> dict[str, float]:
-    return timed(execute(units, worker, Ray(workers=actors), holds_model=True), actors)
+    return timed(execute(Parts(units, 0), worker, Ray(workers=actors), holds_model=True), actors)
 
 
-def timed(events: Iterator[int | ShardResult], workers: int) -> dict[str, float]:
+def timed(events: Iterator[int | Made], workers: int) -> dict[str, float]:
     """Of the results after each worker's first: seconds, captions a second, the share of time that frames took."""
     began, done = time.perf_counter(), []
     for event in events:
-        if isinstance(event, ShardResult):
-            done.append((time.perf_counter(), event))
+        if isinstance(event, Made):
+            done.append((time.perf_counter(), event.result))
     (first, _), rest = done[workers - 1], done[workers:]
     seconds = rest[-1][0] - first
     read, compute = (sum(result.seconds[key] for _, result in rest) for key in ("read", "compute"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.caption_sets import captioner_maker, row_source, source_tools
+from pipeline.caption_sets import UNKNOWN, caption_group, captioner_maker, row_source, source_tools
 from pipeline.captioners import (
     Frame,
     FrameCaptioner,
@@ -23,6 +23,7 @@ from pipeline.captioners.lavis_environment import lavis_environment
 from pipeline.media.keyframes import Wanted, placed_keyframes
 from pipeline.media.processes import Isolated
 from pipeline.media.video import TIME_LIMIT, as_video_error
+from pipeline.runtime.cores import decoding_threads
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_captioner
 from pipeline.runtime.prefetch import map_ahead
@@ -33,7 +34,7 @@ from pipeline.stage_specs import caption_spec
 from schemas.config import Blip2, Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.foreign_text import is_utf8, shown
-from schemas.stage import StageRecord, current_record, required_record
+from schemas.stage import StageRecord, StageSpec, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
@@ -46,7 +47,6 @@ class BadCaption(ValueError):
 
 TABLE = "captions.parquet"
 CHANGED = "changes.parquet"
-WAITING = 8  # batches' worth of frames that may wait for others of their size
 
 
 @dataclass
@@ -93,24 +93,29 @@ class RowWorker:
 class CaptionWorker:
     """Captions of keyframes. Threads decode the next videos while the model works on full batches.
 
-    Which frames share a batch depends on the unit alone: they are taken in its order, across videos, those of one
-    size together, so that a batch is resized in one go.
+    Which frames share a batch changes the last bits of a model's numbers, so it must not depend on how the work is
+    divided: a batch takes the frames of one group of videos, those of one size together, and a shard is cut into
+    groups from its first video on.
     """
 
-    def __init__(self, captioner: FrameCaptioner, data: Path, options: Caption, memory: int = 0) -> None:
-        """A video may take `memory` bytes; 0: what there is."""
-        self._captioner, self._data, self._options = captioner, data, options
+    def __init__(
+        self, captioner: FrameCaptioner, data: Path, options: Caption, group: int = UNKNOWN, memory: int = 0
+    ) -> None:
+        """`group`: videos; a video may take `memory` bytes; 0: what there is."""
+        self._captioner, self._data, self._options, self._group = captioner, data, options, group
+        self._threads = decoding_threads(options.decode_threads)
         self._placed = Isolated(placed_keyframes, time_limit=2 * TIME_LIMIT, memory=memory)
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         clock = {"read": 0.0, "compute": 0.0}  # seconds waited for frames, and for the model
-        batch_size = self._captioner.batch_size  # the model may lower its own when memory runs out
-        threads = self._options.decode_threads
-        ahead = max(2 * threads, -(-batch_size // self._options.keyframes))
+        threads = self._threads
+        ahead = max(2 * threads, self._group)
         videos: list[Video] = []
-        queues: dict[tuple[int, ...], list[Keyframe]] = {}  # by size
+        frames_by_size: dict[tuple[int, ...], list[Keyframe]] = {}  # of the present group
         began = time.perf_counter()
-        for row, frames in map_ahead(self._decode, unit.rows, threads=threads, ahead=ahead):
+        for place, (row, frames) in enumerate(
+            map_ahead(self._decode, unit.rows, threads=threads, ahead=ahead), unit.first + 1
+        ):
             clock["read"] += time.perf_counter() - began
             began = time.perf_counter()
             if isinstance(frames, Exception):
@@ -120,16 +125,12 @@ class CaptionWorker:
                 video = Video(row, len(frames))
                 videos.append(video)
                 for index, moment, pixels in frames:
-                    queues.setdefault(pixels.shape, []).append(Keyframe(video, index, moment, pixels))
-            while (queue := _ready(queues, batch_size)) is not None:
-                yield from self._caption(queue[:batch_size])
-                del queue[:batch_size]
+                    frames_by_size.setdefault(pixels.shape, []).append(Keyframe(video, index, moment, pixels))
+            if place % self._group == 0 or len(videos) == len(unit.rows):
+                yield from self._caption_group([frame for frames in frames_by_size.values() for frame in frames])
+                frames_by_size = {}
             clock["compute"] += time.perf_counter() - began
             began = time.perf_counter()
-        rest = [frame for queue in queues.values() for frame in queue]
-        for first in range(0, len(rest), batch_size):
-            yield from self._caption(rest[first : first + batch_size])
-        clock["compute"] += time.perf_counter() - began
         yield _result(unit.shard, videos, clock, self._options.clean)
 
     def _decode(self, row: Row) -> list[tuple[int, float, Frame]]:
@@ -142,6 +143,11 @@ class CaptionWorker:
             (frame.index, start + frame.index / row["fps"] if frame.time is None else frame.time, frame.pixels)
             for frame in found
         ]
+
+    def _caption_group(self, frames: list[Keyframe]) -> Iterator[int]:
+        size = self._captioner.batch_size  # the model may lower its own when memory runs out
+        for first in range(0, len(frames), size):
+            yield from self._caption(frames[first : first + size])
 
     def _caption(self, batch: list[Keyframe]) -> Iterator[int]:
         """Captions a batch; yields 1 for each video that has no keyframe left."""
@@ -169,13 +175,6 @@ class CaptionWorker:
             if len(batch) == 1:
                 return [error]
         return [self._texts([frame])[0] for frame in batch]
-
-
-def _ready(queues: dict[tuple[int, ...], list[Keyframe]], batch_size: int) -> list[Keyframe] | None:
-    """A queue that fills a batch; the longest where too many frames of many sizes wait."""
-    longest = max(queues.values(), key=len, default=[])
-    waiting = sum(map(len, queues.values()))
-    return longest if len(longest) >= batch_size or waiting >= WAITING * batch_size else None
 
 
 def _result(shard: int, videos: list[Video], clock: dict[str, float], clean: Clean) -> ShardResult:
@@ -216,9 +215,11 @@ def _row_worker(captioner: RowCaptioner, clean: Clean, _: Path) -> RowWorker:
     return RowWorker(captioner, clean)
 
 
-def _frame_worker(make: Callable[[], FrameCaptioner], experiment: Experiment, data: Path, _: Path) -> CaptionWorker:
+def _frame_worker(
+    make: Callable[[], FrameCaptioner], experiment: Experiment, data: Path, group: int, _: Path
+) -> CaptionWorker:
     """Called where the work is done: it loads the model."""
-    return CaptionWorker(make(), data, experiment.caption, experiment.ray.decoder_bytes)
+    return CaptionWorker(make(), data, experiment.caption, group, experiment.ray.decoder_bytes)
 
 
 def caption_units(manifest: list[Row], size: int) -> list[Unit]:
@@ -240,20 +241,22 @@ def run_caption(experiment: Experiment) -> StageRecord:
     workspace = Workspace(Path(experiment.workspace))
     index = required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}")
     manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
-    source, caption, data = caption_source(experiment.captions), _settled(experiment.caption), Path(index.info["data"])
+    source, data = caption_source(experiment.captions), Path(index.info["data"])
+    caption = _settled(experiment.caption, source, spec)
     settled = experiment.model_copy(update={"caption": caption})
     check_captioner(source, caption)
-    rows = row_source(experiment, manifest)
+    rows = row_source(settled, manifest)
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
-    lavis = source == "lavis"
+    lavis, group = source == "lavis", caption_group(source, caption)
     worker: Callable[[Path], Worker]
     if rows is not None:
         worker = partial(_row_worker, rows.captioner, clean)
     else:
-        worker = partial(_frame_worker, captioner_maker(source, settled), settled, data)
+        worker = partial(_frame_worker, captioner_maker(source, settled), settled, data, group)
     job = Job(
         spec=spec,
         units=caption_units(manifest, caption.videos_per_shard),
+        step=group,
         worker=worker,
         schema=CAPTIONS,
         table=TABLE,
@@ -267,8 +270,11 @@ def run_caption(experiment: Experiment) -> StageRecord:
     return build(job, experiment)
 
 
-def _settled(caption: Caption) -> Caption:
-    """Model folders and files by their full path: Ray's workers may run in another folder."""
+def _settled(caption: Caption, source: str, spec: StageSpec) -> Caption:
+    """The dtype of the spec; model folders and files by their full path: Ray's workers may run in another folder."""
+    if spec.chosen:
+        section = getattr(caption, source).model_copy(update=spec.chosen)
+        caption = caption.model_copy(update={source: section})
     update: dict[str, Section] = {
         name: options.model_copy(update={"model": str(Path(options.model).resolve())})
         for name, options in caption

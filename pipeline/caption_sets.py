@@ -10,9 +10,12 @@ from pipeline.captioners import FrameCaptioner, RowSource
 from pipeline.captioners.own_captioner import OwnCaptioner, own
 from pipeline.runtime.units import Row
 from pipeline.stage_specs import mixed
-from schemas.config import Experiment, caption_source
+from schemas.config import Caption, Experiment, caption_source
 from schemas.registry import FRAME_CAPTIONERS, ROW_CAPTIONERS
 from schemas.workspace import Workspace
+
+FULL = 0.9  # of its batches' room, at least, is filled by a group of videos
+UNKNOWN = 32  # videos of a group, where the batch size is known to the captioner alone
 
 
 def captioner_maker(source: str, experiment: Experiment) -> Callable[[], FrameCaptioner]:
@@ -53,3 +56,17 @@ def row_source(experiment: Experiment, manifest: list[Row]) -> RowSource | None:
         return None
     found: RowSource = ROW_CAPTIONERS[source](experiment, manifest)
     return found
+
+
+def group_videos(keyframes: int, batch_size: int) -> int:
+    """The fewest videos whose frames fill their batches well."""
+    count = max(1, batch_size // keyframes)
+    while count * keyframes < FULL * batch_size * -(-count * keyframes // batch_size):
+        count += 1
+    return count
+
+
+def caption_group(source: str, caption: Caption) -> int:
+    """Videos whose frames share batches: what a shard may be parted into."""
+    batch_size = getattr(getattr(caption, source, None), "batch_size", None)
+    return UNKNOWN if batch_size is None else group_videos(caption.keyframes, batch_size)

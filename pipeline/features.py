@@ -11,26 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from pipeline.guide import TABLE, units
 from pipeline.guides import SHARDS, Floats, Frames, settled_text
-from pipeline.guides.cache import MEMBER, Basis, fit_basis, pack
+from pipeline.guides.cache import MEMBER, Basis, fit_basis, load_basis, pack
 from pipeline.guides.frames import scored_frames
 from pipeline.guides.text import ENCODER
-from pipeline.media.video import VideoError
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_clip
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar_worker import SidecarWorker
 from pipeline.stage_specs import features_spec
-from schemas.atomic import sha256_file, write_bytes
+from schemas.atomic import sha256_file, write_once
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes
@@ -49,19 +47,23 @@ class FeaturesWorker(SidecarWorker):
 
     stage = "features"
 
-    def __init__(self, embed: Embed, clips: Path, folder: Path, options: Text) -> None:
-        super().__init__(clips, None, folder, options.frame_stride, scored_frames)
+    def __init__(self, embed: Embed, clips: Path, folder: Path, options: Text, threads: int = 0) -> None:
+        super().__init__(clips, None, folder, options.frame_stride, scored_frames, threads=threads)
         self._embed, self._options = embed, options
         self._basis: tuple[str, Basis] | None = None  # of the present shard, and its file
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         began = time.perf_counter()
-        path = self._folder / f"{unit.shard:06d}.basis.npz"
-        basis, files = fit_basis(self._sample(unit), self._options.cache_kept), {}
-        if basis is not None:
-            write_bytes(path, basis.save())
-            files[path.name] = sha256_file(path)
-        self._basis = None if basis is None else (path.name, basis)
+        name = unit.beside(f"{unit.shard:06d}.basis.npz")
+        path = self._folder / name
+        if unit.whole:
+            path.unlink(missing_ok=True)  # of a run that was stopped, perhaps on another machine
+        # Workers that begin a shard at once all fit it, which takes no longer than to wait: the first one's counts.
+        if not path.is_file() and (fitted := fit_basis(self._sample(self._shard(unit)), self._options.cache_kept)):
+            write_once(path, fitted.save())
+        found = path.is_file()
+        self._basis = (path.name, load_basis(path)) if found else None
+        files = {name: sha256_file(path)} if found else {}
         fit = time.perf_counter() - began
         for event in super().run(unit):
             if isinstance(event, ShardResult):
@@ -76,30 +78,34 @@ class FeaturesWorker(SidecarWorker):
             raise ValueError("every feature of the shard's sample is NaN or infinite: the encoder is broken")
         return {"json": meta_bytes(meta), MEMBER: pack(embedded, *self._basis, self._options.cache_bits)}, 1
 
+    def _shard(self, part: Unit) -> Unit:
+        """The shard that this is a part of."""
+        if part.whole:
+            return part
+        index = read_table(self._clips / TABLE, CLIP_INDEX)
+        return Unit(part.shard, index.filter(pc.equal(index["shard"], part.shard)).to_pylist())
+
     def _sample(self, unit: Unit) -> Iterator[Floats]:
         """The embeddings of FRAMES frames of each of VIDEOS videos that can be read."""
         step = max(1, len(unit.rows) // VIDEOS)
         rows = [row for first in range(step) for row in unit.rows[first::step]]
         found = 0
-        for row, (_, chunks) in zip(rows, groupby(self.decoded(unit.shard, rows), key=itemgetter(0)), strict=True):
+        for row, chunks in self.decoded(rows):
             scored = -(-row["frames"] // self._stride)
             wanted = set(np.linspace(0, scored - 1, FRAMES).round().astype(int).tolist())
             frames: list[Any] = []
             done = 0
-            for _, chunk in chunks:
-                if isinstance(chunk, VideoError) or chunk is None:
-                    break
-                frames += [frame for number, frame in enumerate(chunk, done) if number in wanted]
-                done += len(chunk)
-            else:
-                try:
-                    embedded = self._embed(np.stack(frames))
-                except UserError:
-                    raise
-                except Exception:  # its turn comes, and it is named then
-                    continue
-                yield embedded
-                found += 1
+            try:
+                for chunk in chunks:
+                    frames += [frame for number, frame in enumerate(chunk, done) if number in wanted]
+                    done += len(chunk)
+                embedded = self._embed(np.stack(frames))
+            except UserError:
+                raise
+            except Exception:  # its turn comes, and it is named then
+                continue
+            yield embedded
+            found += 1
             if found == VIDEOS:
                 return
 
@@ -110,12 +116,13 @@ def run_features(experiment: Experiment) -> StageRecord:
     Raises UserError when clips are missing, when the model cannot be loaded, or when too many videos fail.
     """
     spec = features_spec(experiment)
+    experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
     check_clip(experiment.text)
     clips = Workspace(Path(experiment.workspace)).clips.resolve()
     job = Job(
         spec=spec,
         units=units(read_table(clips / TABLE, CLIP_INDEX).to_pylist()),
-        worker=partial(_make_worker, clips, settled_text(experiment)),
+        worker=partial(_make_worker, clips, settled_text(experiment), experiment.ray.decode_threads),
         schema=GUIDE_INDEX,
         table=TABLE,
         tools=[*ENCODER, *SHARDS],
@@ -124,7 +131,7 @@ def run_features(experiment: Experiment) -> StageRecord:
     return build(job, experiment)
 
 
-def _make_worker(clips: Path, text: Text, folder: Path) -> FeaturesWorker:
+def _make_worker(clips: Path, text: Text, threads: int, folder: Path) -> FeaturesWorker:
     from pipeline.guides.encoder import TextEncoder  # open_clip takes seconds to import
 
-    return FeaturesWorker(TextEncoder(text).features, clips, folder, text)
+    return FeaturesWorker(TextEncoder(text).features, clips, folder, text, threads)

@@ -46,8 +46,9 @@ class GuideWorker(SidecarWorker):
         frame_stride: int,
         read: Reader | None,
         member: str = "mp4",
+        threads: int = 0,
     ) -> None:
-        super().__init__(clips, captions, folder, frame_stride, read, member)
+        super().__init__(clips, captions, folder, frame_stride, read, member, threads)
         self._guide = guide
 
     def fields(self, meta: GuideMeta, chunks: Iterator[Any], captions: list[str]) -> tuple[Fields, int]:
@@ -72,6 +73,7 @@ def run_guide(experiment: Experiment) -> StageRecord:
     or do not cover each other; when the model or class cannot be loaded; or when too many videos fail.
     """
     spec = guide_spec(experiment)
+    experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
     workspace = Workspace(Path(experiment.workspace))
     clips, captions = workspace.clips.resolve(), None
     index = read_table(clips / "index.parquet", CLIP_INDEX)
@@ -88,7 +90,14 @@ def run_guide(experiment: Experiment) -> StageRecord:
         spec=spec,
         units=units(rows),
         worker=lambda folder: GuideWorker(
-            chosen.make(), clips, captions, folder, chosen.frame_stride, chosen.read, chosen.member
+            chosen.make(),
+            clips,
+            captions,
+            folder,
+            chosen.frame_stride,
+            chosen.read,
+            chosen.member,
+            experiment.ray.decode_threads,
         ),
         schema=GUIDE_INDEX,
         table=TABLE,

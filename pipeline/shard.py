@@ -21,7 +21,7 @@ from schemas.config import Experiment, Shard
 from schemas.shards import ClipMeta, meta_bytes
 from schemas.stage import StageRecord, required_record
 from schemas.tables import CLIP_INDEX, MANIFEST, failure, read_table
-from schemas.workspace import Workspace, shard_name
+from schemas.workspace import Workspace
 
 STAGE = "shard"
 TABLE = "index.parquet"
@@ -37,7 +37,7 @@ class ShardWorker:
         self._reencoded = Isolated(reencoded, time_limit=2 * TIME_LIMIT, memory=memory)
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
-        path = self._folder / shard_name(unit.shard)
+        path = self._folder / unit.tar
         rows: list[Row] = []
         failures: list[Row] = []
         clock = {"compute": 0.0, "write": 0.0}
@@ -59,7 +59,7 @@ class ShardWorker:
                     rows.append({name: row[name] for name in _KEPT} | place)
                     clock["write"] += time.perf_counter() - began
                 yield 1
-        yield ShardResult(unit.shard, rows, failures, {path.name: sha256_file(path)}, clock)
+        yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, clock)
 
     def _encode(self, row: Row) -> tuple[Encoded, Loss]:
         path = self._data / row["path"]

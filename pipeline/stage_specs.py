@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from pipeline.captioners.label_words import worded_anew
 from pipeline.captioners.own_captioner import own
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity, keyframes_identity
+from pipeline.runtime.precision import precision_for
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Shard, caption_source
 from schemas.errors import MissingInput, UserError
-from schemas.stage import StageSpec, present, required_record
+from schemas.replacement import build_folder
+from schemas.stage import StageSpec, begun_record, present, read_record, required_record
 from schemas.workspace import Workspace
 
 
@@ -30,7 +34,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     data = Path(index.data)
     if not data.is_dir():
         raise UserError(f"index.data: {data} is not a folder")
-    inputs = {"files": _listing_digest(data, follow=index.follow_links)}
+    inputs = {"files": listing_digest(data, follow=index.follow_links)}
     if index.format == "csv" and not index.list:
         raise UserError("index.format = 'csv' needs index.list: the path of the csv file")
     if index.list:
@@ -43,7 +47,7 @@ def index_spec(experiment: Experiment) -> StageSpec:
     if index.annotations:
         if not Path(index.annotations).is_dir():
             raise UserError(f"index.annotations: {index.annotations} is not a folder")
-        inputs["annotations"] = _listing_digest(Path(index.annotations))
+        inputs["annotations"] = listing_digest(Path(index.annotations))
     if index.format in ("ucf101", "hmdb51"):
         config["split"] = index.split
     if index.format == "epic55" and not index.list:
@@ -69,7 +73,24 @@ def caption_spec(experiment: Experiment) -> StageSpec:
         if any(worded_anew(source, name) for name in _classes(workspace)):
             config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
     cut = {"videos_per_shard": experiment.caption.videos_per_shard}
-    return StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
+    spec = StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
+    section = getattr(experiment.caption, caption_source(name), None)
+    return _with_precision(spec, "dtype", getattr(section, "device", "auto"))
+
+
+def _with_precision(spec: StageSpec, key: str, device: str) -> StageSpec:
+    """The spec with a precision in place of "auto": that of what is finished or begun, else what suits the device.
+
+    So what was made on a GPU stays what it is for a command on another machine, and no stage is of two precisions.
+    """
+    if spec.config.get(key) != "auto":
+        return spec
+    suits = precision_for("auto", device)
+    others = [each for each in ("bfloat16", "float32") if each != suits]
+    specs = [replace(spec, config={**spec.config, key: each}, chosen={key: each}) for each in (suits, *others)]
+    records = (read_record(spec.folder), begun_record(build_folder(spec.folder)))
+    there = {record.fingerprint for record in records if record is not None}
+    return next((each for each in specs if each.fingerprint in there), specs[0])
 
 
 def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
@@ -115,7 +136,8 @@ def shard_spec(experiment: Experiment) -> StageSpec:
 def features_spec(experiment: Experiment) -> StageSpec:
     workspace, text = Workspace(Path(experiment.workspace)), experiment.text
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
-    return StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
+    spec = StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
+    return _with_precision(spec, "precision", text.device)
 
 
 def guide_spec(experiment: Experiment) -> StageSpec:
@@ -139,28 +161,41 @@ def guide_spec(experiment: Experiment) -> StageSpec:
             )
         inputs["features"] = record.output
         info["features"] = features.folder.name
-    return StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
+    spec = StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
+    return _with_precision(spec, "precision", experiment.text.device)
 
 
 def _manifest(workspace: Workspace) -> str:
     return required_record(workspace.manifest, f"tgmae index DATA --out {workspace.root}").output
 
 
-def _listing_digest(root: Path, *, follow: bool = False) -> str:
-    digest, walked = hashlib.sha256(), set[str]()
-    for folder, subfolders, names in os.walk(root, followlinks=follow):
+def listing_digest(root: Path, *, follow: bool = False) -> str:
+    """Of the names, sizes and times of all files. 200 000 of them are looked at with every plan: hence scandir."""
+    digest, walked, folders = hashlib.sha256(), set[str](), [(str(root), "")]
+    while folders:
+        folder, prefix = folders.pop()
         if follow and (real := os.path.realpath(folder)) in walked:
-            subfolders.clear()
             continue
         if follow:
             walked.add(real)
-        subfolders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            stat = os.stat(path, follow_symlinks=follow and os.path.exists(path))
-            digest.update(
-                f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
-                    "utf-8", "surrogateescape"
-                )
-            )
+        subfolders, lines = [], []
+        for entry in sorted(_entries(folder), key=attrgetter("name")):
+            if entry.is_dir():
+                subfolders.append(entry)
+            else:
+                stat = entry.stat(follow_symlinks=follow and os.path.exists(entry.path))
+                lines.append(f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+        folders += [
+            (each.path, f"{prefix}{each.name}/") for each in subfolders[::-1] if follow or not each.is_symlink()
+        ]
     return digest.hexdigest()
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """None of a folder that cannot be read: the index says so."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

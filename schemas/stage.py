@@ -63,6 +63,7 @@ class StageSpec:
     config: dict[str, Any]  # what determines the output, and only that
     inputs: dict[str, str]  # as in StageRecord
     info: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)  # keys of config that were "auto", and what that means here
     cut: dict[str, int] = field(default_factory=dict)  # of the work into shards: changes no output, only what resumes
 
     @property

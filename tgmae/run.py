@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ from schemas import log
 from schemas.config import Experiment, StageName
 from schemas.errors import MissingInput, UserError
 from schemas.replacement import settle_all
-from schemas.stage import StageRecord, damage, read_record
+from schemas.stage import StageRecord, StageSpec, damage, read_record
 from tgmae.stages import STAGES, Stage, part_stages
 from train.engine.run_folder import Move
 
@@ -54,9 +54,14 @@ class Step:
         return self.action == "rebuild" or len(self.moves) > 1
 
 
-def decide(stage: Stage, experiment: Experiment) -> Step:
+def decide(stage: Stage, spec: StageSpec) -> Step:
     """What is to be done for one stage whose inputs are complete: what a plan prints, and what a run does."""
-    spec = stage.spec(experiment)
+    step = _decided(stage, spec)
+    chosen = ", ".join(f"{name} auto: {value}" for name, value in spec.chosen.items())
+    return replace(step, reason=f"{step.reason} ({chosen})") if chosen else step
+
+
+def _decided(stage: Stage, spec: StageSpec) -> Step:
     record = read_record(spec.folder)
     reasons = [] if record is None else [*spec.differences(record), *damage(spec.folder, record)]
     if record is not None and not reasons:
@@ -90,7 +95,8 @@ def plan(experiment: Experiment) -> list[Step]:
     steps: list[Step] = []
     for stage in _wanted(experiment):
         try:
-            step = decide(stage, experiment)
+            spec = stage.spec(experiment)
+            step = decide(stage, spec)
         except MissingInput:
             waits = [earlier.stage for earlier in steps if earlier.action != "current"]
             if not any(earlier.works for earlier in steps):
@@ -98,7 +104,7 @@ def plan(experiment: Experiment) -> list[Step]:
             step = _pending(stage, experiment, f"waits for {', '.join(waits)}", expected=True)
         else:
             needs = set(NEEDS[stage.name])
-            if "captions" not in stage.spec(experiment).inputs:  # a guide that is not made from them
+            if "captions" not in spec.inputs:  # a guide that is not made from them
                 needs.discard("caption")
             upstream = [earlier.stage for earlier in steps if earlier.action != "current" and earlier.stage in needs]
             if upstream and step.works:  # its inputs may be others by then, and so may be what is kept of it
@@ -139,12 +145,16 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
     Raises UserError, before anything is touched, for what a plan would raise, and for models that cannot be had.
     """
     settle_all(Path(experiment.workspace))
-    _check_models(experiment, plan(experiment), only)
+    steps = plan(experiment)
+    _check_models(experiment, steps, only)
     with shared_ray() as ray:
-        for stage in _wanted(experiment):
+        worked = False
+        for stage, planned in zip(_wanted(experiment), steps, strict=True):
             if only is not None and stage.name not in only:
                 continue
-            step = decide(stage, experiment)
+            # Until something is made the plan holds: the data folder, which may be large, is not listed again.
+            step = decide(stage, stage.spec(experiment)) if worked or planned.action == "pending" else planned
+            worked = worked or step.works
             say(step.line("is"))
             if step.works:
                 if stage.name not in DATA:
@@ -164,7 +174,7 @@ def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = prin
     """Brings the one stage up to date. Raises UserError where that would replace what there is, unless `rebuild`."""
     stage = next(each for each in STAGES if each.name == name)
     settle_all(Path(experiment.workspace))
-    step = decide(stage, experiment)
+    step = decide(stage, stage.spec(experiment))
     say(step.line("would be" if step.displaces and not rebuild else "is"))
     if not step.works:
         return
@@ -177,7 +187,7 @@ def run_one(name: str, experiment: Experiment, say: Callable[[str], None] = prin
             + kept
         )
     _run_logged(stage, step, experiment)
-    say(decide(stage, experiment).line("is"))
+    say(decide(stage, stage.spec(experiment)).line("is"))
 
 
 def _run_logged(stage: Stage, step: Step, experiment: Experiment) -> None:

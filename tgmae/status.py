@@ -24,7 +24,7 @@ def lines(workspace: Workspace, *, failures: int = 3) -> Iterator[str]:
     for name, folder in folders:
         record = read_record(folder)
         if record is None:
-            parts = len(list((folder / PARTS).glob("[0-9]*")))
+            parts = len(list((folder / PARTS).rglob("[0-9]*.json")))
             yield f"{name:<24} incomplete  {f'{parts} parts are done; ' if parts else ''}the same command resumes"
             continue
         counts = ", ".join(f"{value} {key}" for key, value in record.counts.items())

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, LogitsProcessorList, TopPLogitsWarper
 
 from pipeline.captioners import Frame
-from pipeline.runtime.device import in_batches, torch_device
+from pipeline.runtime.device import in_batches, to_device, torch_device
 from pipeline.runtime.model_check import hub_options
+from pipeline.runtime.precision import precision_for
 from schemas.config import Blip2
 from schemas.errors import UserError
 
@@ -34,7 +35,7 @@ class GenerationCaptioner:
         self.batch_size, self.samples = options.batch_size, options.sample
         self._options = options
         self._device = torch_device(options.device)
-        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._dtype: torch.dtype = getattr(torch, precision_for(options.dtype, self._device.type))
         self._model, self._processor = self._load()
 
     def caption(self, frames: list[Frame]) -> list[str]:
@@ -58,9 +59,12 @@ class GenerationCaptioner:
 
     def _pixels(self, batch: list[Frame]) -> torch.Tensor:
         """[B, 3, H, W] as the model takes them."""
-        images = self._processor.image_processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-        pixels: torch.Tensor = images["pixel_values"].to(self._device, self._dtype)
-        return pixels
+        processor = self._processor.image_processor
+        options: dict[str, Any] = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        if self._device.type == "cuda" and getattr(processor, "backend", "") == "torchvision":
+            options["device"] = self._device  # resized and normalised there
+        pixels: torch.Tensor = processor(images=batch, **options)["pixel_values"]
+        return to_device(pixels, self._device).to(self._dtype)
 
     def _settings(self) -> dict[str, Any]:
         options = self._options

@@ -13,6 +13,7 @@ from pipeline.captioners.llm_answers import Reply
 from pipeline.runtime.device import torch_device
 from pipeline.runtime.model_check import hub_options
 from pipeline.runtime.model_identity import weights
+from pipeline.runtime.precision import precision_for
 from schemas.config import Llm
 from schemas.errors import UserError
 
@@ -25,12 +26,13 @@ class LocalModel:
     """
 
     def __init__(self, options: Llm) -> None:
-        self.identity: dict[str, Any] = {**weights(options.local, options.revision), "dtype": options.dtype}
         self._options, self._device = options, torch_device(options.device)
+        dtype = precision_for(options.dtype, self._device.type)
+        self.identity: dict[str, Any] = {**weights(options.local, options.revision), "dtype": dtype}
         where = hub_options(options.local, options.revision)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(options.local, **where)
-            model = AutoModelForCausalLM.from_pretrained(options.local, dtype=getattr(torch, options.dtype), **where)
+            model = AutoModelForCausalLM.from_pretrained(options.local, dtype=getattr(torch, dtype), **where)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(
                 f"cannot load the language model caption.llm.local = {options.local!r}: {' '.join(str(error).split())}"

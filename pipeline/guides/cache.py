@@ -189,6 +189,6 @@ class CachedFeatures:
             raise BrokenFeatures(f"the cached features cannot be read: {' '.join(str(error).split())}") from error
 
     def _basis(self, name: str) -> Basis:
-        if name not in self._bases:
-            self._bases = {name: load_basis(self._folder / name)}
-        return self._bases[name]
+        basis = self._bases.get(name) or load_basis(self._folder / name)
+        self._bases = {name: basis}  # whole at any moment: threads read for the same guide
+        return basis

@@ -22,7 +22,8 @@ from pipeline.guides import Floats, Frames
 from pipeline.guides.crops import Crops
 from pipeline.guides.dense import Dense
 from pipeline.guides.encoder_inputs import inputs_of
-from pipeline.runtime.device import torch_device
+from pipeline.runtime.device import to_device, torch_device
+from pipeline.runtime.precision import precision_for
 from schemas.config import Text
 from schemas.errors import UserError
 
@@ -38,6 +39,7 @@ class TextEncoder:
 
     def __init__(self, options: Text) -> None:
         self._device = torch_device(options.device)
+        options = options.model_copy(update={"precision": precision_for(options.precision, self._device.type)})
         self._model = _load(options, self._device)
         self._tokenizer = open_clip.get_tokenizer(options.model)
         self._inputs = inputs_of(self._model, options.model, getattr(torch, options.precision), self._device)
@@ -64,7 +66,7 @@ class TextEncoder:
         return scores_FhwC.movedim(-1, 0).cpu().numpy()
 
     def _embedded(self, frames_FHW3: Frames) -> torch.Tensor:
-        return self.cells(torch.from_numpy(frames_FHW3).to(self._device).permute(0, 3, 1, 2).float())
+        return self.cells(to_device(torch.from_numpy(frames_FHW3), self._device).permute(0, 3, 1, 2).float())
 
     def _too_long(self, text: str) -> bool:
         tokenizer = self._tokenizer

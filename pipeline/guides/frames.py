@@ -38,6 +38,7 @@ def decoded(data: bytes, frames: int, options: dict[str, str] | None = None) -> 
     except av.FFmpegError as error:
         raise NotAVideo(f"the stored clip cannot be opened: {reason_of(error)}") from error
     with container:
+        container.streams.video[0].codec_context.thread_count = 1  # other threads decode other clips
         if options:
             container.streams.video[0].codec_context.options = options
         for frame in guarded(container.decode(video=0), "frames"):

@@ -14,19 +14,22 @@ from schemas.tables import CAPTIONS, FAILURES, read_table
 from schemas.workspace import Workspace
 
 
-def read_captions(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The captions of those videos by key, and the reasons of those that have none."""
-    values = pa.array(keys, pa.string())
-    table = read_table(folder / "captions.parquet", CAPTIONS)
-    texts: dict[str, list[str]] = {}
-    for row in table.filter(pc.is_in(table["key"], values)).to_pylist():
-        texts.setdefault(row["key"], []).append(row["text"])
-    failed = read_table(folder / "failures.parquet", FAILURES)
-    reasons = {
-        row["key"]: f"caption: {row['error']}: {row['message']}"
-        for row in failed.filter(pc.is_in(failed["key"], values)).to_pylist()
-    }
-    return texts, reasons
+class ShardCaptions:
+    """The captions of a set, read once, for one part of a shard after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self._captions = read_table(folder / "captions.parquet", CAPTIONS).select(["key", "text"])
+        self._failed = read_table(folder / "failures.parquet", FAILURES)
+
+    def of(self, keys: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """The captions of those videos by key, and the reasons of those that have none."""
+        values = pa.array(keys, pa.string())
+        captions, failed = (table.filter(pc.is_in(table["key"], values)) for table in (self._captions, self._failed))
+        texts: dict[str, list[str]] = {}
+        for row in captions.to_pylist():
+            texts.setdefault(row["key"], []).append(row["text"])
+        reasons = {row["key"]: f"caption: {row['error']}: {row['message']}" for row in failed.to_pylist()}
+        return texts, reasons
 
 
 def check_captions(workspace: Workspace, source: str, index: pa.Table) -> None:

@@ -31,6 +31,12 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy that the CPU does not wait for, where there is a GPU: what follows on it waits by itself."""
+    copied = device.type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory().to(device, non_blocking=True) if copied else tensor.to(device)
+
+
 def in_batches(run: Callable[[slice], Result], count: int, size: int, model: str) -> tuple[list[Result], int]:
     """Runs `run` over slices of at most `size` of `count` items; returns the results, and the size that went well.
 

@@ -1,18 +1,21 @@
-"""Actors that hold a worker each, and the shards they are given.
+"""Actors that hold a worker each, and the parts of shards they are given.
 
 Ray is a stateless executor here. What is done and what is not lies on disk (stage_build.py), so any process of a run
-may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is replaced and its shard made
+may be killed at any moment. An actor that dies (out of memory, a decoder's crash) is replaced and its part made
 again; an exception out of a worker is a fault of the stage and stops it.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pipeline.runtime.cores import share_cores
+from pipeline.runtime.parts import Parts
 from pipeline.runtime.ray_session import connected
-from pipeline.runtime.units import Advance, ShardResult, Unit, Worker
+from pipeline.runtime.units import Advance, Made, ShardResult, Unit, Worker
 from schemas.config import Ray
 from schemas.errors import UserError, user_error
 from schemas.foreign_text import shown
@@ -22,42 +25,48 @@ LOOK_SECONDS = 20.0  # between two looks whether the cluster is still there, whi
 
 
 def execute(
-    units: list[Unit],
+    parts: Parts,
     make_worker: Callable[[], Worker],
     config: Ray,
     *,
     holds_model: bool = False,
     runtime_env: Mapping[str, Any] | None = None,
-) -> Iterator[int | ShardResult]:
-    """Runs every unit on Ray; yields finished videos as they come (negative when a shard starts again) and results.
+) -> Iterator[int | Made]:
+    """Runs every part on Ray; yields finished videos as they come (negative when a part starts again) and results.
 
-    Results come in the order in which shards finish. Raises UserError when the cluster cannot be reached
-    or cannot hold a worker, when the workers' environment (`runtime_env`) cannot be made, when a shard keeps
+    Results come in the order in which parts finish. Raises UserError when the cluster cannot be reached
+    or cannot hold a worker, when the workers' environment (`runtime_env`) cannot be made, when a part keeps
     killing its actor, or when the cluster is lost; an exception of a worker as it is.
     """
     import ray
 
     with connected(config):
         gpus = worker_gpus(config, ray.cluster_resources()) if holds_model else 0.0
-        count = min(len(units), config.workers or _capacity(config.cpus, gpus, ray.cluster_resources()))
+        count = min(parts.most_workers, config.workers or _capacity(config.cpus, gpus, ray.cluster_resources()))
         # Infrastructure faults are ours to retry: Ray would replay a streaming task from its beginning unseen.
         options = {"num_cpus": config.cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(**options, runtime_env=dict(runtime_env or {}))(_Actor)
-        waiting = deque((unit, 0) for unit in units)
+        cores = max(config.cpus, ray.cluster_resources().get("CPU", 0) / max(1, count))  # as its machine's are shared
+        again: deque[tuple[Unit, int]] = deque()  # whose worker died
         running: dict[Any, _RunningUnit] = {}  # by its stream of events
+
+        def next_unit() -> tuple[Unit, int]:
+            return again.popleft() if again else (parts.take(count), 0)
+
         try:
-            while waiting or running:
-                while waiting and len(running) < count:
+            while again or parts or running:
+                while (again or parts) and len(running) < count:
                     names = {str(number + 1) for number in range(count)} - {each.worker for each in running.values()}
-                    task = _RunningUnit(*waiting.popleft(), actor.remote(), min(names, key=int))
+                    task = _RunningUnit(*next_unit(), actor.remote(cores), min(names, key=int))
                     running[task.start(make_worker)] = task
                 stream = _ready(list(running))
                 task = running.pop(stream)
                 try:
                     event = ray.get(next(stream))
-                except StopIteration:  # the shard is done: its actor takes the next one
-                    if waiting:
-                        task = _RunningUnit(*waiting.popleft(), task.actor, task.worker)
+                except StopIteration:  # the part is done: its actor takes the next one
+                    parts.went(len(task.unit.rows), time.monotonic() - task.began)
+                    if again or parts:
+                        task = _RunningUnit(*next_unit(), task.actor, task.worker)
                         running[task.start(make_worker)] = task
                     else:
                         ray.kill(task.actor)
@@ -69,13 +78,14 @@ def execute(
                 except ray.exceptions.RayError as error:  # the actor died, or its node did
                     _alive()
                     yield -task.done
-                    waiting.append((task.unit, _counted_death(task, error, config.retries)))
+                    again.append((task.unit, _counted_death(task, error, config.retries)))
                     continue
+                running[stream] = task
                 if isinstance(event, int):
                     task.done += event
-                    event = Advance.by(event, task.worker, task.unit.shard)
-                running[stream] = task
-                yield event
+                    yield Advance.by(event, task.worker, task.unit, task.done)
+                else:
+                    yield Made(task.unit, event)
         finally:
             if ray.is_initialized():
                 for task in running.values():
@@ -112,9 +122,10 @@ def _end(text: str) -> str:
 
 
 class _Actor:
-    """A worker inside Ray: made once, by the first shard, so that its errors are the shard's; then runs many."""
+    """A worker inside Ray: made once, by its first part, so that its errors are the part's; then runs many."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: float) -> None:
+        share_cores(cores)
         self.worker: Worker | None = None
 
     def run(self, make_worker: Callable[[], Worker], unit: Unit) -> Iterator[int | ShardResult]:
@@ -124,10 +135,11 @@ class _Actor:
 
 
 class _RunningUnit:
-    """A shard in an actor: how often an actor has died of it, the worker's number, the videos finished so far."""
+    """A part in an actor: how often an actor has died of it, the worker's number, the videos finished so far."""
 
     def __init__(self, unit: Unit, deaths: int, actor: Any, worker: str) -> None:
         self.unit, self.deaths, self.actor, self.worker, self.done = unit, deaths, actor, worker, 0
+        self.began = time.monotonic()
 
     def start(self, make_worker: Callable[[], Worker]) -> Any:
         return self.actor.run.options(num_returns="streaming").remote(make_worker, self.unit)

@@ -16,7 +16,8 @@ from schemas.stage import StageSpec
 @dataclass(frozen=True, kw_only=True)
 class Job:
     spec: StageSpec
-    units: list[Unit]
+    units: list[Unit]  # a shard each
+    step: int = 1  # videos of a shard that are never parted between workers; 0: all
     worker: Callable[[Path], Worker]  # called where the work is done, with the folder that takes the files
     table: str  # file name of the stage's table, rows in shard order
     schema: pa.Schema  # of the table

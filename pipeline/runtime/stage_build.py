@@ -1,7 +1,8 @@
 """How a stage of shards is built: what is missing, and only that; merged and recorded when whole.
 
-A shard is the unit of work, of retry and of resume. Its files are written whole by a worker, then its
-ShardResult is kept as `.parts/NNNNNN.json`: absent means make it again. stage.json is written last.
+A part of a shard is the unit of work, of retry and of resume (parts.py). Its files are written whole by a worker, then
+its ShardResult is kept: absent means make it again. When all parts of a shard are there they are joined (kept.py).
+stage.json is written last.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from pipeline.runtime.engine import execute
 from pipeline.runtime.failure_budget import exceeds_budget
 from pipeline.runtime.job import Job
+from pipeline.runtime.kept import Growing, kept_results
+from pipeline.runtime.parts import Parts
 from pipeline.runtime.stage_folder import building, check_size
-from pipeline.runtime.units import Advance, ShardResult, Unit
-from schemas.atomic import sha256_file, write_bytes, write_json
+from pipeline.runtime.units import Advance, Made, Row, ShardResult
+from schemas.atomic import sha256_file, write_bytes
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.progress import Progress
@@ -56,67 +58,54 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
     stage, total = job.spec.stage, sum(len(unit.rows) for unit in job.units)
     done = {} if job.in_process else kept_results(folder)  # what is made in this process is made whole
     pending = [unit for unit in job.units if unit.shard not in done]
-    failed = sum(map(_failed, done.values()))
-    before = total - sum(len(unit.rows) for unit in pending)
-    if done:
-        print(f"{stage}: resumes, {len(done)} of {len(job.units)} shards are done", file=sys.stderr)
-    sizes, at = {unit.shard: len(unit.rows) for unit in pending}, dict.fromkeys((unit.shard for unit in pending), 0)
-    root = Path(experiment.workspace)
-    with Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress:
-        for event in _events(job, folder, pending, experiment) if pending else ():
-            if isinstance(event, int):
-                progress.advance(event)
-                if isinstance(event, Advance):
-                    at[event.shard] += event
-                    progress.worker(event.worker, f"shard {event.shard}", at[event.shard], sizes[event.shard])
-                continue
-            keep_result(folder, event)
-            done[event.shard] = event
-            failed += _failed(event)
-            for row in event.failures:
-                progress.event("failure", video=row["video_id"], error=row["error"], message=row["message"])
-            progress.event("shard", shard=event.shard, videos=sizes[event.shard], failed=_failed(event),
-                           seconds=event.seconds)  # fmt: skip
-            progress.advance(0, failed=failed)
-            if exceeds_budget(failed, total, experiment.max_failures):
-                raise UserError(_over_budget(stage, done, failed, total, experiment.max_failures))
+    with Growing(folder, pending) as shards:
+        earlier = [*done.values(), *(part.result for part in shards.kept)]
+        failures = [row for result in earlier for row in _failed(result)]
+        before = total - sum(len(unit.rows) for unit in pending) + sum(len(part.unit.rows) for part in shards.kept)
+        if before:
+            print(f"{stage}: resumes, {before} of {total} videos are done", file=sys.stderr)
+        parts = Parts(pending, job.step, shards.places)
+        root = Path(experiment.workspace)
+        with Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress:
+            for event in _events(job, folder, parts, experiment) if parts else ():
+                if isinstance(event, int):
+                    progress.advance(event)
+                    if isinstance(event, Advance):
+                        progress.worker(event.worker, f"shard {event.unit.shard}", event.done, len(event.unit.rows))
+                    continue
+                shards.add(event)
+                for row in event.result.failures:
+                    progress.event("failure", video=row["video_id"], error=row["error"], message=row["message"])
+                failures += _failed(event.result)
+                progress.advance(0, failed=len(failures))
+                if exceeds_budget(len(failures), total, experiment.max_failures):
+                    raise UserError(_over_budget(stage, failures, total, experiment.max_failures))
+                done |= {result.shard: _told(progress, result) for result in shards.finished()}
+            done |= {result.shard: _told(progress, result) for result in shards.finished(wait=True)}
     return done
 
 
-def _failed(result: ShardResult) -> int:
-    return sum(row["error"] not in SKIPPED for row in result.failures)
+def _told(progress: Progress, result: ShardResult) -> ShardResult:
+    videos = len({row["key"] for row in (*result.rows, *result.failures)})
+    progress.event("shard", shard=result.shard, videos=videos, failed=len(_failed(result)), seconds=result.seconds)
+    return result
 
 
-def _events(job: Job, folder: Path, units: list[Unit], experiment: Experiment) -> Iterator[int | ShardResult]:
+def _failed(result: ShardResult) -> list[Row]:
+    return [row for row in result.failures if row["error"] not in SKIPPED]
+
+
+def _events(job: Job, folder: Path, parts: Parts, experiment: Experiment) -> Iterator[int | Made]:
     # Ray's workers may run in another folder: a full path.
     make_worker = partial(job.worker, folder.resolve())
     if not job.in_process and not experiment.ray.in_process:
-        yield from execute(units, make_worker, experiment.ray, holds_model=job.holds_model, runtime_env=job.runtime_env)
+        yield from execute(parts, make_worker, experiment.ray, holds_model=job.holds_model, runtime_env=job.runtime_env)
         return
     worker = make_worker()
-    for unit in units:
-        yield from worker.run(unit)
-
-
-def keep_result(folder: Path, result: ShardResult) -> None:
-    """Records that a shard is done, with the sizes of its files."""
-    sizes = {name: (folder / name).stat().st_size for name in result.files}
-    write_json(folder / PARTS / f"{result.shard:06d}.json", {**result.to_json(), "sizes": sizes})
-
-
-def kept_results(folder: Path) -> dict[int, ShardResult]:
-    """By shard, the results whose files are all there with their sizes."""
-    found = {}
-    for path in (folder / PARTS).glob("[0-9]*.json"):
-        try:
-            part: dict[str, Any] = json.loads(path.read_bytes())
-        except ValueError:  # damaged: made again
-            continue
-        sizes = part.pop("sizes", {})
-        files = {name: folder / name for name in part["files"]}
-        if all(file.is_file() and file.stat().st_size == sizes.get(name) for name, file in files.items()):
-            found[int(path.stem)] = ShardResult(**part)
-    return found
+    while parts:
+        unit = parts.take_all()
+        for event in worker.run(unit):
+            yield event if isinstance(event, int) else Made(unit, event)
 
 
 def tool_versions(names: Sequence[str]) -> dict[str, str]:
@@ -150,7 +139,11 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
     for result in results:
         seconds.update(result.seconds)
     failed_keys = {row["key"] for row in failures if row["error"] not in SKIPPED}
-    skipped = len(failures) - sum(map(_failed, results))
+    info = {**spec.info, "worker_seconds": {name: round(value, 3) for name, value in seconds.items()}}
+    if seconds["read"]:  # of frames; where none are looked at, nothing is waited for
+        info["waited"] = round(seconds["read"] / sum(seconds.values()), 4)
+        print(f"{spec.stage}: workers waited {info['waited']:.1%} of their time for frames", file=sys.stderr)
+    skipped = sum(row["error"] in SKIPPED for row in failures)
     if skipped:
         print(f"{spec.stage}: {skipped} videos are left out, for they have no label", file=sys.stderr)
     return StageRecord(
@@ -167,16 +160,15 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
         },
         failed=dict(Counter(row["error"] for row in failures if row["error"] not in SKIPPED)),
         tools=tool_versions(job.tools),
-        info={**spec.info, "worker_seconds": {name: round(value, 3) for name, value in seconds.items()}},
+        info=info,
         files=stored_files(folder, files),
         seconds=round(time.perf_counter() - started, 3),
     )
 
 
-def _over_budget(stage: str, done: dict[int, ShardResult], failed: int, total: int, budget: str) -> str:
-    rows = [row for result in done.values() for row in result.failures if row["error"] not in SKIPPED]
-    worst, count = Counter(row["message"] for row in rows).most_common(1)[0]
+def _over_budget(stage: str, failures: list[Row], total: int, budget: str) -> str:
+    worst, count = Counter(row["message"] for row in failures).most_common(1)[0]
     return (
-        f"{stage}: {failed} of {total} videos failed, more than max_failures = {budget!r} allows. "
+        f"{stage}: {len(failures)} of {total} videos failed, more than max_failures = {budget!r} allows. "
         f"Most frequent ({count}): {worst}. Set max_failures higher to go on; what is done is kept"
     )

@@ -106,5 +106,6 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
 
 def _remove_leftovers(folder: Path) -> None:
     """Temporary files of workers that died."""
-    for leftover in folder.glob(f".*{TEMPORARY}"):
-        leftover.unlink()
+    for pattern in (f".*{TEMPORARY}", f"{PARTS}/*/.*{TEMPORARY}"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas import registry
-from schemas.config.section import NotNegative, Positive, Precision, Section, Share
+from schemas.config.section import AutoPrecision, NotNegative, Positive, Section, Share
 
 GUIDES = (*registry.GUIDES, "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
@@ -50,7 +50,8 @@ class Ray(Section):
     workers: NotNegative = 0  # actors; 0: as many as the cluster holds
     cpus: Annotated[float, Field(gt=0)] = 1.0  # of each actor
     gpus: Annotated[float, Field(ge=-1)] = -1.0  # of each actor that holds a model; -1: one where there are any
-    retries: NotNegative = 3  # of a shard whose actor died
+    decode_threads: NotNegative = 0  # of an actor that scores or embeds; 0: one a core that it has, 16 at most
+    retries: NotNegative = 3  # of a part of a shard whose actor died
 
     @property
     def in_process(self) -> bool:
@@ -76,7 +77,8 @@ class Blip2(Section):
     revision: str = "main"  # of a hub name
     prompt: str = ""  # what the text begins with; "": nothing
     batch_size: Positive = 32  # frames; halved when memory runs out
-    dtype: Precision = "float32"  # of the weights
+    # of the weights; auto: bfloat16 on a GPU that computes it, else float32; a set keeps what it was begun with
+    dtype: AutoPrecision = "auto"
     load_in_8bit: bool = False  # by bitsandbytes
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     num_beams: Positive = 1  # of beam search; 1: greedy
@@ -130,7 +132,7 @@ class Llm(Section):
     local: str = ""  # transformers' causal model, hub name or local folder; "": an OpenAI-compatible endpoint
     revision: str = "main"  # of a hub name
     device: str = "auto"  # of a local model
-    dtype: Precision = "float32"  # of a local model
+    dtype: AutoPrecision = "auto"  # of a local model, as caption.blip2.dtype
     model: str = "gpt-3.5-turbo"  # as the endpoint names it
     url_variable: str = "OPENAI_BASE_URL"  # environment variable with the endpoint's address; unset: OpenAI's
     key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; never stored or printed
@@ -188,7 +190,7 @@ class Caption(Section):
     placing: Literal["uniform", "random"] = "uniform"  # midpoints of equal parts (section 3.2), or drawn by seed
     seed: int = 0  # of all that is drawn, with the video's id
     videos_per_shard: Positive = 256  # the unit of work and of resume
-    decode_threads: Positive = 2  # that decode ahead of a model
+    decode_threads: NotNegative = 0  # that decode ahead of a model; 0: one a core of the worker, 16 at most
     blip2: Blip2 = Blip2()
     blip: Blip = Blip()
     lavis: Lavis = Lavis()
@@ -229,7 +231,7 @@ class Text(Section):
     attention: Literal["original", "value", "query-query", "query-query+key-key"] = "value"
     last_block: Literal["whole", "attention"] = "whole"  # dense; attention: no residual, no feed-forward (ClearCLIP)
     batch_size: Positive = 1024  # crops; dense: frames of as many pixels
-    precision: Precision = "float32"  # of the encoder
+    precision: AutoPrecision = "auto"  # of the encoder, as caption.blip2.dtype
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     compile: bool = False  # crops: torch.compile the encoder
     cache: bool = False  # keep the patches' embeddings, so that another caption set needs the text tower only

@@ -12,6 +12,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Precision = Literal["float32", "bfloat16", "float16"]
+AutoPrecision = Literal["auto", Precision]
 
 
 class Section(BaseModel):

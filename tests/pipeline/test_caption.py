@@ -11,13 +11,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.caption import CaptionWorker, RowWorker, caption_units
+from pipeline.caption_sets import group_videos
 from pipeline.captioners import Frame, seed_of
 from pipeline.captioners.oracle import OracleCaptioner
 from pipeline.media.encoding import encode
 from pipeline.media.keyframes import keyframe_indices
-from pipeline.runtime.prefetch import map_ahead, read_ahead
+from pipeline.runtime.prefetch import map_ahead, streams_ahead
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from schemas.config import Caption, Clean, Oracle, Shard
 from schemas.errors import UserError
@@ -81,8 +84,9 @@ def run(worker: Worker, rows: list[Row]) -> ShardResult:
     return result
 
 
-def worker(captioner: Grey, data: Path, **options: Any) -> CaptionWorker:
-    return CaptionWorker(captioner, data, Caption(**options))
+def worker(captioner: Grey, data: Path, **given: Any) -> CaptionWorker:
+    options = Caption(**given)
+    return CaptionWorker(captioner, data, options, group_videos(options.keyframes, captioner.batch_size))
 
 
 def test_captions_of_keyframes(data: Path) -> None:
@@ -101,15 +105,31 @@ def test_keyframes_of_a_segment(data: Path) -> None:
     assert result.rows[0]["time"] == pytest.approx(0.4)
 
 
-def test_batches_go_across_videos_and_depend_on_the_unit_alone(data: Path) -> None:
+def test_batches_go_across_videos_and_depend_on_the_shard_alone(data: Path) -> None:
+    """Neither the threads nor where the shard is parted show in what shares a batch."""
     rows = [row(f"{n}.mp4") for n in range(5)]
-    seen = []
+    seen, said = [], []
     for threads in (1, 4, 2):
         captioner = Grey(batch_size=4)
-        run(worker(captioner, data, decode_threads=threads), rows)
+        said.append(run(worker(captioner, data, decode_threads=threads), rows).rows)
         seen.append(captioner.batches)
     assert [len(batch) for batch in seen[0]] == [4, 4, 4, 3]
-    assert seen[0] == seen[1] == seen[2]
+    captioner = Grey(batch_size=4)
+    parted = [Unit(7, rows[:4], 0, whole=False), Unit(7, rows[4:], 4, whole=False)]
+    results = [
+        event for part in parted for event in worker(captioner, data).run(part) if isinstance(event, ShardResult)
+    ]
+    seen.append(captioner.batches)
+    said.append([row for result in results for row in result.rows])
+    assert all(each == seen[0] for each in seen) and all(each == said[0] for each in said)
+
+
+@given(keyframes=st.integers(1, 40), batch_size=st.integers(1, 300))
+def test_a_group_of_videos_fills_its_batches(keyframes: int, batch_size: int) -> None:
+    count = group_videos(keyframes, batch_size)
+    batches = -(-count * keyframes // batch_size)
+    assert count * keyframes >= 0.9 * batches * batch_size
+    assert count <= max(10, batch_size // keyframes) + 10  # and a shard can be parted among many
 
 
 def test_a_broken_video_costs_itself_only(data: Path) -> None:
@@ -164,17 +184,8 @@ def test_oracle_decodes_nothing() -> None:
 def test_frames_of_one_size_share_a_batch(data: Path) -> None:
     captioner = Grey(batch_size=4)
     result = run(worker(captioner, data), [row(name) for name in ("0.mp4", "high0.mp4", "1.mp4", "high1.mp4")])
-    assert captioner.heights == [[32] * 4, [64] * 4, [32, 32, 64, 64]]  # what is left over goes together
+    assert captioner.heights == [[32] * 4, [32, 32, 64, 64], [64] * 4]
     assert [row["text"] for row in result.rows] == ["grey 60", "grey 140", "grey 220"] * 4
-
-
-def test_frames_of_many_sizes_do_not_pile_up(tmp_path: Path) -> None:
-    for n in range(20):
-        save_video(tmp_path / f"{n}.mp4", LEVELS, height=32 + 2 * n)
-    captioner = Grey(batch_size=2)
-    run(worker(captioner, tmp_path, keyframes=1), [row(f"{n}.mp4") for n in range(20)])
-    assert len(captioner.batches[0]) == 1  # at 16 waiting frames the longest queue goes as it is
-    assert sum(map(len, captioner.batches)) == 20
 
 
 @pytest.mark.parametrize("claimed", [6, 600, 1])
@@ -274,29 +285,50 @@ def test_map_ahead_works_while_its_consumer_does() -> None:
     assert len(names) >= 3 and main not in names
 
 
-def test_read_ahead_keeps_order_bounds_and_errors() -> None:
-    made: list[int] = []
+def test_streams_ahead_keeps_order_bounds_and_errors() -> None:
+    """Several items at once, in threads; the consumer sees them one after another."""
+    made: list[tuple[int, int]] = []
 
-    def source() -> Iterator[int]:
-        for n in range(6):
-            made.append(n)
+    def source(item: int) -> Iterator[int]:
+        for n in range(4):
+            made.append((item, n))
+            yield 10 * item + n
+        if item == 3:
+            raise ValueError("the end of three")
+
+    found = []
+    for item, values in streams_ahead(source, range(9), threads=2, ahead=2):
+        time.sleep(0.02)
+        assert all(begun <= item + 3 for begun, _ in made)  # twice the threads, this one included
+        assert sum(begun > item for begun, _ in made) <= 2 * 2 * 3
+        try:
+            found.append(list(values))
+        except ValueError:
+            found.append([])
+    assert found == [[] if item == 3 else [10 * item + n for n in range(4)] for item in range(9)]
+    assert list(streams_ahead(source, [], threads=2, ahead=2)) == []
+
+
+def test_streams_ahead_works_on_several_items_at_once() -> None:
+    meeting = threading.Barrier(3)
+
+    def source(item: int) -> Iterator[int]:
+        meeting.wait(timeout=30)
+        yield item
+
+    assert [list(values) for _, values in streams_ahead(source, range(3), threads=3, ahead=1)] == [[0], [1], [2]]
+
+
+def test_streams_ahead_makes_nothing_that_is_not_wanted() -> None:
+    """Neither the rest of an item that its consumer leaves, nor anything after the consumer has stopped."""
+    made: list[tuple[int, int]] = []
+
+    def source(item: int) -> Iterator[int]:
+        for n in range(1000):
+            made.append((item, n))
             yield n
-        raise ValueError("the end")
 
-    items = read_ahead(source(), ahead=2)
-    assert next(items) == 0
-    time.sleep(0.1)
-    assert made == [0, 1, 2]
-    assert [next(items) for _ in range(5)] == [1, 2, 3, 4, 5]
-    with pytest.raises(ValueError, match="the end"):
-        next(items)
-    assert list(read_ahead([], ahead=3)) == []
-
-
-def test_read_ahead_stops_when_its_consumer_does() -> None:
-    made: list[int] = []
-    items = read_ahead((made.append(n) or n for n in range(1000)), ahead=3)
-    next(items)
+    items = streams_ahead(source, range(1000), threads=2, ahead=2)
+    assert [next(next(items)[1]) for _ in range(3)] == [0, 0, 0]
     items.close()  # type: ignore[attr-defined]
-    time.sleep(0.1)
-    assert len(made) <= 5
+    assert len(made) < 40

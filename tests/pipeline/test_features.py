@@ -19,10 +19,10 @@ from pipeline.features import FeaturesWorker, run_features
 from pipeline.guide import run_guide, units
 from pipeline.guides.cache import MEMBER, Basis, BrokenFeatures, CachedFeatures, fit_basis, pack
 from pipeline.guides.encoder import TextEncoder
-from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.kept import joined, keep_result
 from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import iter_shard
-from pipeline.runtime.units import ShardResult
+from pipeline.runtime.units import Made, ShardResult, Unit
 from pipeline.stage_specs import features_spec, guide_spec
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
@@ -314,3 +314,25 @@ def test_an_encoder_that_gives_nan_is_said_of_every_video(tmp_path: Path) -> Non
     assert ["encoder is broken" in row["message"] for row in result.failures] == [True] * 2
     for _, sample in iter_shard(tmp_path / "out" / "000000.tar"):
         assert MEMBER not in sample
+
+
+@pytest.mark.timeout(300)
+def test_a_shard_in_parts_is_coded_in_one_basis_and_leaves_the_same_bytes(tmp_path: Path) -> None:
+    """Each part in a worker of its own, the last one first: the basis is of the whole shard, whoever fits it."""
+    make_clips(tmp_path, NAMES)
+    name = tiny_encoder(tmp_path / "model")
+    options = Text(model=name, device="cpu", frame_stride=STRIDE)
+    (unit, *_) = units(read_table(tmp_path / "clips" / "index.parquet", CLIP_INDEX).to_pylist())
+    results = []
+    for folder, parts in (("whole", [unit]), ("parts", [Unit(0, unit.rows[n:][:1], n, whole=False) for n in (1, 0)])):
+        for part in parts:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            worker = FeaturesWorker(TextEncoder(options).features, tmp_path / "clips", tmp_path / folder, options)
+            *_, result = worker.run(part)
+            assert isinstance(result, ShardResult)
+            results.append(Made(part, result))
+    joined(tmp_path / "parts", results[1:])
+    whole, parts = (
+        {path.name: path.read_bytes() for path in (tmp_path / each).glob("0*")} for each in ("whole", "parts")
+    )
+    assert whole.keys() == {"000000.tar", "000000.basis.npz"} and parts == whole

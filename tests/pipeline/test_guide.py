@@ -27,7 +27,7 @@ from pipeline.guides.recipes import recipe
 from pipeline.guides.text import EmbeddingsGuide, TextGuide
 from pipeline.media.encoding import encode
 from pipeline.media.video import NoFrames, VideoError
-from pipeline.runtime.stage_build import keep_result
+from pipeline.runtime.kept import keep_result
 from pipeline.runtime.stage_folder import building
 from pipeline.runtime.tars import Fields, iter_shard, read_sample, write_shard
 from pipeline.runtime.units import Row, ShardResult, Unit
@@ -146,10 +146,17 @@ def clip_rows(root: Path, shard: int) -> list[Row]:
 
 
 def run(
-    guide: Any, root: Path, shard: int, out: str = "out", *, speaks: bool = True, read: Any = scored_frames
+    guide: Any,
+    root: Path,
+    shard: int,
+    out: str = "out",
+    *,
+    speaks: bool = True,
+    read: Any = scored_frames,
+    threads: int = 1,
 ) -> ShardResult:
     captions = root / "captions" / "oracle" if speaks else None
-    worker = GuideWorker(guide, root / "clips", captions, root / out, STRIDE, read)
+    worker = GuideWorker(guide, root / "clips", captions, root / out, STRIDE, read, threads=threads)
     unit = Unit(shard, clip_rows(root, shard))
     *finished, result = worker.run(unit)
     assert finished == [1] * len(unit.rows) and isinstance(result, ShardResult)
@@ -180,6 +187,11 @@ def test_the_tar_beside_the_clips(workspace: Path) -> None:
             np.testing.assert_allclose(scores, cells + c, atol=meta.scale[c] / 2 + 1e-3)
         with open(workspace / "out" / "000000.tar", "rb") as file:
             assert read_sample(file, row["offset"], row["length"], key) == fields
+
+
+def test_threads_that_decode_change_no_byte(workspace: Path) -> None:
+    alone, many = (run(Grey(), workspace, 0, f"by-{threads}", threads=threads) for threads in (1, 8))
+    assert many.rows == alone.rows and many.files == alone.files
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
@@ -458,6 +470,7 @@ def test_every_guide(
 
     whole = run_guide(chosen)
     assert whole.counts == {"done": 4, "failed": 0, "shards": 2} and whole.tools.keys() == {"python", *tools}
+    assert 0 <= whole.info.get("waited", 0) <= 1 and ("waited" in whole.info) == (guide != "embeddings")
     folder = tmp_path / "guides" / str(chosen.guide_name)
     index = read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist()
     assert [row["maps"] for row in index] == maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pipeline import index as index_module
 from pipeline.index import run_index
 from pipeline.media.processes import ProcessDied, map_processes
 from pipeline.media.video import NotAVideo, Unforeseen, VideoTimeout
+from pipeline.stage_specs import listing_digest
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record
@@ -157,6 +159,35 @@ def test_a_changed_folder_is_indexed_again(video_folder: Path, tmp_path: Path) -
     write_video(video_folder / "walk" / "e.mp4")
     second = run_index(experiment(video_folder, tmp_path / "w"))
     assert second.fingerprint != first.fingerprint and second.counts["done"] == 5
+
+
+def walked_digest(root: Path) -> str:
+    """What the fingerprint of an index is made of, plainly: folders from the top, names in order, links as they are."""
+    lines = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        for path in (Path(folder) / name for name in sorted(names)):
+            stat = path.lstat()
+            lines.append(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def test_the_listing_s_digest_is_that_of_a_walk(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("b/2.mp4", "b/10.mp4", "b.mp4", "a/z/1.mp4", "a/é.mp4", "a-b/x", os.fsdecode(b"bad\xff/n\xfe.mp4")):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name.encode("utf-8", "backslashreplace").decode())
+    (root / "empty").mkdir()
+    (root / "link.mp4").symlink_to("b.mp4")
+    (root / "gone.mp4").symlink_to("nowhere")
+    (root / "folder").symlink_to("a")
+    assert listing_digest(root) == walked_digest(root)
+    before = listing_digest(root)
+    os.utime(root / "a" / "z" / "1.mp4", ns=(0, 0))
+    assert listing_digest(root) != before
+    (root / "a" / "back").symlink_to("..")
+    assert listing_digest(root, follow=True) != listing_digest(root)  # and ends
 
 
 def test_bad_files_are_failures_with_a_reason(video_folder: Path, tmp_path: Path) -> None:

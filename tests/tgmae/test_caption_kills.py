@@ -88,7 +88,7 @@ def test_the_command_is_killed_and_run_again(finished: Path, tmp_path: Path, cal
     second = start(finished, workspace)
     seen = kept
     while second.poll() is None:
-        seen = parts(workspace) or seen  # they are removed at the end
+        seen = seen | parts(workspace)  # they are removed at the end
         time.sleep(0.02)
     assert second.returncode == 0 and tables(workspace) == calm
     assert {name: seen[name] for name in kept} == kept  # what was done was not done again

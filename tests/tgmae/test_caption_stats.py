@@ -117,10 +117,10 @@ def test_a_run_makes_the_parts_of_a_mix_first(workspace: Path) -> None:
     stages = [stage for stage in _wanted(mix) if stage.name in ("part", "caption")]
     assert [stage.name for stage in stages] == ["part", "part", "caption"]
     assert {stage.name for stage in _wanted(mix)} <= NEEDS.keys()
-    assert [decide(stage, mix).action for stage in stages] == ["current", "rebuild", "build"]
+    assert [decide(stage, stage.spec(mix)).action for stage in stages] == ["current", "rebuild", "build"]
     for stage in stages:
         stage.run(mix)
-    assert [decide(stage, mix).action for stage in stages] == ["current"] * 3
+    assert [decide(stage, stage.spec(mix)).action for stage in stages] == ["current"] * 3
     assert load(Workspace(workspace), "oracle+llm").texts["a.mp4"] == ["running", "One."]
     assert "part" not in [stage.name for stage in _wanted(experiment(workspace, "oracle"))]
 

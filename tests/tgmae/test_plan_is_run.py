@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import caption, index, shard
+from pipeline import caption, index, shard, stage_specs
 from pipeline.guides import Scores, text
-from pipeline.runtime import stage_build
+from pipeline.runtime import kept, stage_build
 from pipeline.world.write import write_world
 from schemas.config import Experiment
 from schemas.errors import UserError
@@ -110,7 +110,7 @@ def quick() -> Iterator[None]:
         patch.setattr(shard, "Isolated", InThisProcess)
         patch.setattr(caption, "Isolated", InThisProcess)
         patch.setattr(index, "map_processes", lambda work, tasks, **_: enumerate(map(work, tasks)))
-        patch.setattr(stage_build, "keep_result", fused(stage_build.keep_result))
+        patch.setattr(kept, "keep_result", fused(kept.keep_result))
         for module in (stage_build, index, records):
             patch.setattr(module, "write_record", fused(module.write_record))  # type: ignore[attr-defined]
         patch.setattr(text, "_make_embeddings", Embedder)
@@ -220,6 +220,22 @@ def test_another_test_of_a_finished_finetuning_asks_for_nothing(finished: Path, 
     assert lines[0].split()[:2] == ["finetune", "resume"] and "testing.temporal_views: 1 -> 2" in lines[0]
     with pytest.raises(UserError, match="--rebuild moves it aside"):
         run_one("finetune", experiment(root, {"finetune.dropout": 0.5}), lines.append)
+
+
+def test_the_data_folder_is_listed_once(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a plan, and by a run that has nothing to do: it may have 200 000 files."""
+    root = tmp_path / "listed"
+    shutil.copytree(finished, root, symlinks=True)
+    asked, listed = experiment(root, {}), []
+    run(asked, lambda line: None)
+    listing = stage_specs.listing_digest
+    monkeypatch.setattr(
+        stage_specs, "listing_digest", lambda *given, **more: listed.append(given) or listing(*given, **more)
+    )
+    plan(asked)
+    assert len(listed) == 1
+    run(asked, lambda line: None)
+    assert len(listed) == 2
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pipeline.captioners.lavis_environment import PINNED_FOR, lavis_environment,
 from pipeline.index import run_index
 from pipeline.runtime.engine import connected, execute
 from pipeline.runtime.model_identity import captioner_identity
+from pipeline.runtime.parts import Parts
 from pipeline.runtime.units import ShardResult, Unit
 from schemas.config import Caption, Experiment, Lavis, Ray
 from schemas.errors import UserError
@@ -124,7 +125,7 @@ def test_an_environment_that_cannot_be_made_stops_the_stage() -> None:
             yield ShardResult(unit.shard, [], [])
 
     with pytest.raises(UserError, match="Ray cannot make the workers' environment: "):
-        list(execute([Unit(0, [])], Idle, Ray(), runtime_env={"conda": "no-such-environment"}))
+        list(execute(Parts([Unit(0, [])], 1), Idle, Ray(), runtime_env={"conda": "no-such-environment"}))
 
 
 def test_identity_is_what_changes_a_caption(tmp_path: Path) -> None:

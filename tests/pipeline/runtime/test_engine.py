@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from pipeline.runtime.engine import execute
+from pipeline.runtime.parts import Parts
 from pipeline.runtime.ray_session import connected, shared_ray
 from pipeline.runtime.units import ShardResult, Unit, Worker
 from schemas.config import Ray
@@ -45,7 +46,7 @@ def no_worker() -> Worker:
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense", "host:port"])
 def test_an_unreachable_cluster_is_said_at_once(address: str) -> None:
     with pytest.raises(UserError, match=address.removeprefix("ray://")):
-        list(execute([], no_worker, Ray(address=address)))
+        list(execute(Parts([], 1), no_worker, Ray(address=address)))
 
 
 class Sleeper:
@@ -66,7 +67,7 @@ def raylets() -> set[int]:
 
 @pytest.mark.slow
 def test_a_node_that_dies_is_an_error_and_no_second_ray_is_started(tmp_path: Path) -> None:
-    events = execute([Unit(0, [{}])], Sleeper, Ray(workers=1))
+    events = execute(Parts([Unit(0, [{}])], 1), Sleeper, Ray(workers=1))
     assert next(events) == 1
     (node,) = raylets()
     os.kill(node, signal.SIGKILL)
@@ -78,7 +79,7 @@ def test_a_node_that_dies_is_an_error_and_no_second_ray_is_started(tmp_path: Pat
 def test_a_long_folder_is_named_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
     with pytest.raises(UserError, match="too long a path for its sockets: set RAY_TMPDIR"):
-        list(execute([], no_worker, Ray()))
+        list(execute(Parts([], 1), no_worker, Ray()))
 
 
 @pytest.mark.slow

@@ -73,6 +73,7 @@ def make(
     job = Job(
         spec=StageSpec("toy", folder, config or {"a": 1}, {"clips": "digest"}),
         units=units(shards),
+        step=0,  # a toy's shards are no tars, which could be joined
         worker=lambda into: Toy(into, log, **toy),
         schema=GUIDE_INDEX,
         table="index.parquet",

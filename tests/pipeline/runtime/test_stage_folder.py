@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime.job import Job
-from pipeline.runtime.stage_build import build, keep_result, kept_results
+from pipeline.runtime.kept import keep_result, kept_results
+from pipeline.runtime.stage_build import build
 from pipeline.runtime.stage_folder import building
 from pipeline.runtime.units import ShardResult, Unit
 from schemas import replacement

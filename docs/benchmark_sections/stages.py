@@ -1,0 +1,123 @@
+"""bench/workers.py, feeding.py and scale.py: how the stages before training use a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark_sections._measured import NOT_YET, measured, percent
+
+from tgmae.tables.result_tables import markdown
+
+
+def page(results: Path) -> str:
+    return f"""## The stages before training
+
+    python bench/workers.py --data FOLDER    # bench/results/workers.json
+    python bench/feeding.py                  # bench/results/feeding.json
+    python bench/scale.py                    # bench/results/scale.json
+
+{workers(measured(results, "workers"))}
+{feeding(measured(results, "feeding"))}
+{scale(measured(results, "scale"))}"""
+
+
+def workers(found: Any) -> str:
+    head = "### All workers busy, in one tar\n"
+    if found is None:
+        return f"{head}\n{NOT_YET}.\n"
+    names = {"sleeping": "a worker that sleeps"}
+    rows = [
+        [names.get(name, name), f"{each['videos']}", f"{each['step']}", f"{each['one']['seconds']:.1f} s",
+         f"{each['two']['seconds']:.1f} s", f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})",
+         "" if name in names else f"{each['ceiling']:.2f}", percent(each["two"]["busy"]), f"{each['load']:.0f}"]
+        for name, each in sorted(found["stages"].items(), key=lambda stage: stage[0] not in names)
+    ]  # fmt: skip
+    titles = ["", "videos", "of which stay together", "1 worker", "2 workers", "speed-up (target 1.8)",
+              "of two that count", "2 workers, busy", "load"]  # fmt: skip
+    return f"""{head}
+One tar, by one and by two Ray actors in turn, from the first one's start to the joined tar; medians of
+{found["rounds"]} rounds. Machine: {found["machine"]}, at nice {found["nice"]} beside other work; load: so many
+processes wanted its cores.
+
+{markdown(titles, rows)}
+
+The first row needs no core and shows what the machinery gives: Ray, the scheduler, parts on disk and their joining. The
+others need two cores that are idle, and here other work takes its share: "of two that count" is how much further two
+processes come that do nothing but count, measured in the same rounds, and so what two workers can reach. `busy` is the
+share of the two actors' time, between their start and the joined tar, in which they had a part to work on. Caption and
+guide decode in threads or processes beside the model, so one actor already uses part of the second core.
+{tails(found)}"""
+
+
+def tails(found: Any) -> str:
+    if not found["tails"]:
+        return ""
+    counts = list(next(iter(found["tails"].values())))
+    rows = [[name, *(percent(each[count]) for count in counts)] for name, each in found["tails"].items()]
+    return f"""
+Idle at the end of {found["tail_videos"]} videos in one tar (target: under 5 %), by the stage's scheduler, simulated
+with the seconds of each video recorded in these rounds:
+
+{markdown(["stage", *(f"{count} workers" for count in counts)], rows)}
+
+With 64 workers a video that is longer than the rest, or a group of captions, outlasts the others:
+{found["tail_videos"]} videos are 16 for each of them.
+"""
+
+
+def feeding(found: Any) -> str:
+    head = "### A model is not kept waiting\n"
+    if found is None:
+        return f"{head}\n{NOT_YET}.\n"
+    rows = [
+        [f"{row['size']} px", percent(row["waited"]), percent(row["with_one_thread"]["waited"]), percent(row["idle"]),
+         f"{row['frames_per_core']:.0f}", f"{row['needed_cores']:.1f}"]
+        for row in found["rows"]
+    ]  # fmt: skip
+    rate, threads = found["model_frames_per_second"], found["threads"]
+    titles = ["clips", f"waiting, {threads} threads (target 5 %)", "waiting, 1 thread", "without work in all",
+              "scored frames/s that a core decodes", f"cores for {rate:.0f}/s"]  # fmt: skip
+    return f"""{head}
+The guide stage's worker with a model that sleeps {1000 / rate:.0f} ms a scored frame ({rate:.0f} a second, every
+{found["frame_stride"]}th frame of clips of {found["frames"]}), so that the processor is left to decoding; medians of
+{found["rounds"]} rounds. {on(found)}
+
+{markdown(titles, rows)}
+
+"Without work in all" counts scores that are packed and written, too, and the first chunk of a part. Where more cores
+are needed than there are, waiting is what decoding cannot give, not what threads lose: `cores for {rate:.0f}/s` says
+how many a GPU of that rate needs beside it.
+"""
+
+
+def scale(found: Any) -> str:
+    head = "### Many videos\n"
+    if found is None:
+        return f"{head}\n{NOT_YET}.\n"
+    names = {"index": "`tgmae index`", "status": "`tgmae status` (target 2 s)",
+             "plan": "`tgmae run --plan` (target 2 s)", "open": "opening the training stream"}  # fmt: skip
+    rows = [
+        [title, *(f"{row[f'{name}_seconds']:.1f} s ({row[f'{name}_cpu_seconds']:.1f}), {row[f'{name}_mb']:.0f} MB"
+                  for row in found["rows"])]
+        for name, title in names.items()
+    ]  # fmt: skip
+    per_video = [1000 * row["index_seconds"] / row["videos"] for row in found["rows"]]
+    return f"""{head}
+Hard links to eight small videos in 400 folders, each command a process of its own: seconds of the clock (of the
+processor), and the memory of the largest process; medians of {found["rounds"]} rounds, but for the index.
+{on(found)}
+
+{markdown(["", *(f"{row['videos']:,.0f} videos" for row in found["rows"])], rows)}
+
+Indexing takes {" and ".join(f"{each:.1f}" for each in per_video)} ms a video. A plan looks at name, size and time of
+every file, for an overwritten file changes no folder's time; it does so once.
+"""
+
+
+def on(found: Any) -> str:
+    return f"Machine: {found['machine']}, at nice {found['nice']} beside other work, load {found['load']:.0f}."
+
+
+def spread(rounds: list[float]) -> str:
+    return f"{min(rounds):.2f} to {max(rounds):.2f}"

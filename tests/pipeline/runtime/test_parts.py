@@ -1,0 +1,249 @@
+"""Shards handed out in parts: every row once, all workers busy, and the bytes of a shard made in one go."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.runtime.job import Job
+from pipeline.runtime.kept import Growing, join_shards, keep_result, kept_parts
+from pipeline.runtime.parts import Parts
+from pipeline.runtime.stage_build import build
+from pipeline.runtime.tars import new_shard, write_shard
+from pipeline.runtime.units import Made, ShardResult, Unit
+from schemas.atomic import sha256_file
+from schemas.config import Experiment, Ray
+from schemas.errors import UserError
+from schemas.stage import StageRecord, StageSpec
+from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def shards(*sizes: int) -> list[Unit]:
+    names = [[f"{shard}/{video}.mp4" for video in range(size)] for shard, size in enumerate(sizes)]
+    return [Unit(s, [{"key": video_key(n), "video_id": n} for n in group]) for s, group in enumerate(names)]
+
+
+def places(parts: Parts, workers: int) -> Iterator[Unit]:
+    while parts:
+        yield parts.take(workers)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    step=st.integers(0, 12),
+    workers=st.integers(1, 9),
+    made=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(1, 3)), max_size=4),
+    pace=st.sampled_from([None, 0.01, 1.0, 1000.0]),
+)
+def test_every_row_is_handed_out_once_and_in_order(
+    sizes: list[int], step: int, workers: int, made: list[tuple[int, int, int]], pace: float | None
+) -> None:
+    units = shards(*sizes)
+    grid = step or max(sizes)
+    done: dict[int, list[tuple[int, int]]] = {}
+    for shard, first, count in made:  # parts of an earlier run, at multiples of the step, that do not overlap
+        if shard < len(units) and not done.get(shard):
+            start, stop = (min(sizes[shard], place * grid) for place in (first, first + count))
+            done[shard] = [(start, stop)] if start < stop else []
+    parts = Parts(units, step, done)
+    if pace is not None:
+        parts.went(round(pace * 100), 100)
+    taken = list(places(parts, workers))
+    for unit in units:
+        mine = [part for part in taken if part.shard == unit.shard]
+        missing = [n for n in range(len(unit.rows)) if not any(a <= n < b for a, b in done.get(unit.shard, []))]
+        assert [row for part in mine for row in part.rows] == [unit.rows[n] for n in missing]
+        for part in mine:
+            assert part.rows == unit.rows[part.first : part.first + len(part.rows)]
+            assert part.whole == (len(part.rows) == len(unit.rows))
+            assert step == 0 or part.first % step == 0
+
+
+def test_a_single_shard_keeps_all_workers_busy_to_the_end() -> None:
+    """1000 videos of a second each, in one tar: simulated, the workers of the engine's loop."""
+    for workers, step in ((2, 1), (8, 1), (8, 10), (64, 1)):
+        parts = Parts(shards(1000), step)
+        free = [(0.0, worker) for worker in range(min(workers, parts.most_workers))]
+        assert len(free) == workers
+        busy = end = 0.0
+        while parts:
+            now, worker = heapq.heappop(free)
+            seconds = float(len(parts.take(workers).rows))
+            parts.went(round(seconds), seconds)
+            busy, end = busy + seconds, max(end, now + seconds)
+            heapq.heappush(free, (now + seconds, worker))
+        assert 1 - busy / (end * workers) < 0.08, (workers, step)
+
+
+def test_parts_are_short_until_it_is_known_how_fast_they_go_and_take_a_minute_then() -> None:
+    parts = Parts(shards(100_000), 1)
+    assert len(parts.take(2).rows) == 16
+    parts.went(16, 8.0)
+    assert len(parts.take(2).rows) == 120
+    parts.went(120, 6000.0)  # slower than one a minute
+    assert len(parts.take(2).rows) == 1
+
+
+@given(cuts=st.lists(st.integers(0, 12), max_size=4), data=st.data())
+def test_joined_tars_are_the_tar_of_all_samples(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], data: st.DataObject
+) -> None:
+    """Also where a part has no sample."""
+    folder = tmp_path_factory.mktemp("join")
+    contents = data.draw(st.lists(st.binary(max_size=30_000), min_size=12, max_size=12))
+    samples = [(f"{n:016d}", {"mp4": content, "json": b"{}"}) for n, content in enumerate(contents)]
+    offsets = write_shard(folder / "whole.tar", samples)
+    edges = sorted([0, *cuts, 12])
+    parts, found = [], []
+    for n, (first, stop) in enumerate(pairwise(edges)):
+        found.append(write_shard(folder / f"{n}.tar", samples[first:stop]))
+        parts.append((folder / f"{n}.tar", sum(found[-1][-1]) if found[-1] else 0))
+    begin = join_shards(folder / "joined.tar", parts)
+    assert (folder / "joined.tar").read_bytes() == (folder / "whole.tar").read_bytes()
+    assert [(b + o, n) for b, part in zip(begin, found, strict=True) for o, n in part] == offsets
+
+
+class Stamp:
+    """Writes a sample a video; what `bad` names fails; `die` kills the process the first time, `broken` stops all."""
+
+    def __init__(self, folder: Path, log: Path, *, die: str = "", broken: str = "") -> None:
+        self.folder, self.log, self.die, self.broken = folder, log, die, broken
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        rows, failures, path = [], [], self.folder / unit.tar
+        with new_shard(path) as tar:
+            for row in unit.rows:
+                name = row["video_id"]
+                if name == self.die and not self.log.with_suffix(".died").exists():
+                    self.log.with_suffix(".died").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if name == self.broken:
+                    raise UserError(f"the model does not like {name}")
+                with open(self.log, "a") as log:
+                    log.write(f"{name}\n")
+                if name.endswith("7.mp4"):
+                    failures.append(failure(name, "toy", ValueError("a bad video")))
+                else:
+                    offset, length = tar.add(row["key"], {"txt": name.encode() * 100})
+                    place = {"shard": unit.shard, "offset": offset, "length": length}
+                    rows.append({"key": row["key"], **place, "maps": 1})
+                yield 1
+        yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, {"compute": 1.0})
+
+
+def make(folder: Path, log: Path, *sizes: int, options: Ray | None = None, **stamp: str) -> StageRecord:
+    job = Job(
+        spec=StageSpec("toy", folder, {"a": 1}, {"clips": "digest"}),
+        units=shards(*sizes),
+        worker=lambda into: Stamp(into, log, **stamp),
+        schema=GUIDE_INDEX,
+        table="index.parquet",
+        tools=[],
+    )
+    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=2), max_failures="100%"))
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("stage.json", "log.txt")}
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}  # Ray's workers must find Stamp
+    options = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init(address="local", num_cpus=3, runtime_env={"env_vars": paths}, **options)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Made without Ray, each shard in one go."""
+    folder = tmp_path_factory.mktemp("calm")
+    make(folder / "out", folder / "log", 20, 9, options=Ray(address="none"))
+    assert len((folder / "log").read_text().split()) == 29
+    return visible(folder / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_leaves_the_same_bytes(tmp_path: Path, calm: dict[str, bytes], workers: int) -> None:
+    record = make(tmp_path / "out", tmp_path / "log", 20, 9, options=Ray(workers=workers))
+    assert visible(tmp_path / "out") == calm
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(
+        row["video_id"] for unit in shards(20, 9) for row in unit.rows
+    )
+    assert record.counts == {"done": 26, "failed": 3, "shards": 2}
+    failed = read_table(tmp_path / "out" / "failures.parquet", FAILURES)["video_id"].to_pylist()
+    assert failed == ["0/7.mp4", "0/17.mp4", "1/7.mp4"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_worker_costs_its_part_alone(tmp_path: Path, calm: dict[str, bytes]) -> None:
+    make(tmp_path / "out", tmp_path / "log", 20, 9, die="0/13.mp4")
+    assert (tmp_path / "log.died").exists() and visible(tmp_path / "out") == calm
+    assert len((tmp_path / "log").read_text().split()) < 29 + 9
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("resumed", [Ray(workers=3), Ray(address="none")])
+def test_what_is_done_of_a_shard_is_not_made_again(tmp_path: Path, calm: dict[str, bytes], resumed: Ray) -> None:
+    with pytest.raises(UserError, match="does not like"):
+        make(tmp_path / "out", tmp_path / "log", 20, 9, broken="0/18.mp4")
+    kept = kept_parts(tmp_path / "out", shards(20, 9))
+    names = {row["video_id"] for part in kept[0] for row in part.unit.rows}
+    assert names
+    (tmp_path / "log").unlink()
+    make(tmp_path / "out", tmp_path / "log", 20, 9, options=resumed)
+    assert visible(tmp_path / "out") == calm
+    again = (tmp_path / "log").read_text().split()
+    assert not names & set(again) and len(again) == len(set(again))
+
+
+def part(folder: Path, unit: Unit, first: int, stop: int) -> Made:
+    mine = Unit(unit.shard, unit.rows[first:stop], first, whole=False)
+    *_, result = Stamp(folder, folder / "log").run(mine)
+    assert isinstance(result, ShardResult)
+    return Made(mine, result)
+
+
+def test_parts_that_are_no_parts_are_removed(tmp_path: Path) -> None:
+    """Half-written, without its file, of a shard that is done, or over another."""
+    done, unit = shards(4, 9)
+    for shard, first, stop in ((done, 0, 2), (unit, 0, 3), (unit, 2, 5), (unit, 5, 6), (unit, 6, 9)):
+        made = part(tmp_path, shard, first, stop)
+        keep_result(tmp_path, made.result, made.unit.name)
+    place = tmp_path / ".parts" / "000001"
+    (place / "000005-000006.tar").unlink()
+    (place / "000006-000009.json").write_text("{")
+    assert [(each.unit.first, len(each.unit.rows)) for each in kept_parts(tmp_path, [unit])[1]] == [(0, 3)]
+    assert sorted(path.name for path in place.iterdir()) == ["000000-000003.json", "000000-000003.tar"]
+    assert not (tmp_path / ".parts" / "000000").exists()
+
+
+def test_a_run_that_ended_before_it_joined_does_that(tmp_path: Path) -> None:
+    (unit,) = shards(9)
+    for first, stop in ((3, 9), (0, 3)):
+        made = part(tmp_path, unit, first, stop)
+        keep_result(tmp_path, made.result, made.unit.name)
+    with Growing(tmp_path, [unit]) as growing:
+        assert not Parts([unit], 1, growing.places)
+        (result,) = growing.finished(wait=True)
+    *_, whole = Stamp(tmp_path / "calm", tmp_path / "log").run(unit)
+    assert result == ShardResult(0, whole.rows, whole.failures, whole.files, {"compute": 2.0})  # type: ignore[union-attr]
+    assert (tmp_path / "000000.tar").read_bytes() == (tmp_path / "calm" / "000000.tar").read_bytes()
+    assert not (tmp_path / ".parts" / "000000").exists()
