@@ -10,7 +10,7 @@ SPREAD := --numprocesses auto # one process a core; tests/conftest.py says what 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
-	demo-models screenshots pictures clean
+	demo-models benchmarks screenshots pictures clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-dat
 
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
+
+benchmarks: $(READY) ## write docs/benchmarks.md from bench/results
+	$(BIN)/python docs/make_benchmarks.py
 
 pictures: $(READY) ## the README's pictures, from the demo's workspace (make demo)
 	$(BIN)/tgmae show work/demo/workspace --out docs --video test/star/00981.mp4
