@@ -19,8 +19,8 @@ from train.data.videos import guide_command
 from train.models.weight_files import HEAD, weights_digest, weights_to_evaluate
 
 # On what is learned.
-NO_EFFECT = {"processes", "workers", "device", "log_every", "pictures_every", "save_every", "keep", "compile", "fsdp",
-             "wandb"}  # fmt: skip
+NO_EFFECT = {"processes", "workers", "decoder", "device", "log_every", "pictures_every", "save_every", "keep",
+             "compile", "fsdp", "wandb"}  # fmt: skip
 
 
 def pretrain_spec(experiment: Experiment) -> StageSpec:

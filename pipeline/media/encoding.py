@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -71,7 +72,8 @@ def reencoded(source: Source) -> tuple[Encoded, Loss]:
     """The clip, and what is missing of its source. Raises VideoError, also where too much is."""
     tally = Tally()
     frames = decode(source.path, source.start, source.end, time_limit=source.time_limit, tally=tally)
-    clip = encode(frames, source.fps, source.options)
+    step = source.options.frame_step
+    clip = encode(islice(frames, 0, None, step), source.fps / step, source.options)
     loss = tally.loss(source.start, source.end)
     loss.check(source.options.max_lost_frames)
     check_readable(clip)
@@ -81,7 +83,7 @@ def reencoded(source: Source) -> tuple[Encoded, Loss]:
 def check_readable(clip: Encoded) -> None:
     """Raises EncodingFailed where the trainer's decoder, if it is installed, does not give the clip's frames."""
     try:
-        import decord  # of the extra `train`
+        import decord  # of the extra `train`; PyAV gives what it gives
     except ModuleNotFoundError:
         return
     size = (clip.height, clip.width, 3)
@@ -163,6 +165,7 @@ def _add_stream(
         "preset": options.preset,
         "crf": str(options.crf),
         "x264-params": f"keyint={gop}:min-keyint={gop}:{fixed}",
+        **({"tune": options.tune} if options.tune else {}),
     }
     return stream
 

@@ -113,11 +113,12 @@ class Optim(Section):
 
 
 class Pretrain(Section):
-    """How training runs; its processes, workers, device, precision and compile are also those of finetune."""
+    """How training runs; its processes, workers, decoder, device, precision and compile are also those of finetune."""
 
     seed: int = 0  # of weights, order, crops and masks
     processes: Positive = 1  # of torchrun on this machine
     workers: NotNegative = 4  # data loader processes, each rank
+    decoder: Literal["auto", "pyav", "decord"] = "auto"  # of clips, to the same pixels; auto: pyav where it is there
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass; parameters are float32
     compile: bool = False  # torch.compile
