@@ -10,6 +10,7 @@ SPREAD := --numprocesses auto # one process a core; tests/conftest.py says what 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
+	gpu-check-data gpu-check \
 	demo-models benchmarks screenshots pictures clean
 
 help: ## show this list
@@ -58,6 +59,13 @@ gpu-world-data: $(READY) ## make what gpu-world trains on, under work/gpu_world:
 gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-data made; GPU_PYTHON chooses the interpreter
 	[ ! -d work/gpu_world/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_world/wheels/*.whl
 	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_world.py train
+
+gpu-check-data: $(READY) ## make what gpu-check needs, under work/gpu_check: clips, and wheels for the GPU machine
+	$(BIN)/python bench/gpu_check.py prepare
+
+gpu-check: ## on a GPU machine: its tests and measurements, eight minutes at most; GPU_PYTHON chooses the interpreter
+	[ ! -d work/gpu_check/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_check/wheels/*.whl
+	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_check.py
 
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
