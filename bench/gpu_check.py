@@ -32,6 +32,7 @@ from schemas.atomic import write_json  # noqa: E402
 
 PARTS = ("suite", "step", "mfu", "crops", "blip2", "loader")
 WORLD = "world"
+ENOUGH = 20.0  # seconds, to begin a part
 RESULTS = ROOT / "bench" / "results"
 FOLDER = Path("work/gpu_check")
 WHEELS = ("av", "webdataset", "braceexpand", "pydantic", "pydantic-core", "annotated-types", "typing-inspection",
@@ -86,7 +87,7 @@ def ended(name: str, options: argparse.Namespace, left: float) -> dict[str, Any]
         missing.append("what `make gpu-check-data` makes")
     if missing:
         return {"state": "skipped", "reason": f"missing: {', '.join(missing)}"}
-    if limit < 20:
+    if limit < ENOUGH:
         return {"state": "skipped", "reason": f"{max(limit, 0):.0f} seconds were left"}
     began = time.monotonic()
     state = {"state": "done"}

@@ -9,7 +9,7 @@ import torch
 from bench.gpu.card import Asked, Keep, median_seconds
 
 NEEDS = ("transformers",)
-SECONDS = 75
+SECONDS = 60
 WORDS = 16  # tokens of a caption
 
 

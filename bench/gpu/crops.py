@@ -9,7 +9,7 @@ import torch
 from bench.gpu.card import Asked, Keep, median_seconds, share
 
 NEEDS = ("transformers",)
-SECONDS = 60
+SECONDS = 40
 GFLOPS_A_CROP = 8.823  # bench/results/score_cost.json
 PATCHES = 14  # of a frame of 224 pixels, along a side
 

@@ -20,7 +20,7 @@ from train.data.videos import open_videos
 from train.models.objective import Objective
 
 NEEDS = ("webdataset",)
-SECONDS = 90
+SECONDS = 80
 
 
 def measure(asked: Asked, keep: Keep) -> None:

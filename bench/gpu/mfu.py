@@ -11,7 +11,7 @@ from schemas.config import Experiment
 from train.models.objective import Objective
 
 NEEDS = ("timm",)
-SECONDS = 150
+SECONDS = 120
 RATIOS = (0.9, 0.75, 0.6)
 BATCH = {"base": 64, "large": 32, "tiny": 2}
 

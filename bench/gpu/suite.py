@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.gpu.card import Asked, Keep
 
 NEEDS = ("pytest", "pytest_timeout", "xdist")
-SECONDS = 120
+SECONDS = 90
 ROOT = Path(__file__).resolve().parents[2]
 
 
