@@ -9,7 +9,7 @@ SPREAD := --numprocesses auto # one process a core; tests/conftest.py says what 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
+.PHONY: help setup demo test test-quick golden golden-update lint bench bench-gates world-table map-precision gpu-world-data gpu-world \
 	gpu-check-data gpu-check \
 	demo-models benchmarks screenshots pictures clean
 
@@ -44,6 +44,9 @@ bench: $(READY) ## run every program in bench/
 		[ -e "$$program" ] || { echo "bench/ holds no programs yet"; continue; }; \
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
+
+bench-gates: $(READY) ## run the short forms of the benches; ends with an error where a ratio of bench/gates.toml is missed
+	$(BIN)/python bench/gates.py
 
 world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; resumable
 	$(BIN)/python -m tgmae.demo.world_table

@@ -104,7 +104,7 @@ def _part(workspace: Workspace, name: str, manifest: str) -> str:
     return record.output
 
 
-LATER_SHARD_OPTIONS = ("max_lost_frames", "tune", "frame_step")
+LATER_SHARD_OPTIONS = ("max_lost_frames", "tune", "frame_step", "bframes")
 
 
 def shard_spec(experiment: Experiment) -> StageSpec:

@@ -101,7 +101,7 @@ def check_readable(clip: Encoded) -> None:
 def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
     """Decoded frames, one to one, as displayed, at a constant `fps`: H.264 in mp4, without sound.
 
-    Groups of `options.gop` frames, closed, without B-frames: a frame needs at most gop - 1 others.
+    Groups of `options.gop` frames, closed: a frame needs at most gop - 1 others.
     Raises VideoError of the frames' source, NoFrames when there are none, EncodingFailed for frames that
     libav cannot convert.
     """
@@ -160,7 +160,9 @@ def _add_stream(
     context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
     # mbtree reads memory that x264 never wrote: now and then a clip would come out with other bytes.
     # ref=1: every motion vector is relative to the frame before, so that its length is a speed.
-    fixed = "scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0:ref=1"
+    # Of frames in between, all of them and none that another leans on: a reader can leave out those it does not show.
+    between = f"bframes={options.bframes}" + (":b-adapt=0:b-pyramid=none" if options.bframes else "")
+    fixed = f"scenecut=0:open-gop=0:{between}:threads=1:mbtree=0:ref=1"
     stream.options = {
         "preset": options.preset,
         "crf": str(options.crf),

@@ -209,6 +209,8 @@ class Shard(Section):
     crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor
     # x264's: slower ones make smaller files
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    # frames between two others that no other leans on: those a clip skips are not decoded; not with motion-vectors
+    bframes: Annotated[int, Field(ge=0, le=7)] = 0
     # x264's; fastdecode: clips load faster, from larger files (docs/benchmarks.md)
     tune: Literal["", "fastdecode"] = ""
     max_mb: Annotated[float, Field(gt=0)] = 256.0  # about, a tar; estimated from the manifest

@@ -137,6 +137,16 @@ def test_fastdecode_leaves_out_what_takes_time_to_decode(tmp_path: Path) -> None
     assert np.abs(difference).mean() < 4
 
 
+def test_frames_in_between_can_be_left_out(tmp_path: Path) -> None:
+    """Three of four frames are no other frame's reference; the first of each group of 12 is a key frame."""
+    clip = encode(decode(write_video(tmp_path / "a.mp4")), 12.0, Shard(bframes=3))
+    with av.open(io.BytesIO(clip.data)) as container:
+        container.streams.video[0].codec_context.skip_frame = "NONREF"
+        kinds = ["?IPB"[frame.pict_type] for frame in container.decode(video=0)]
+    assert clip.frames == 24 and kinds == 2 * ["I", "P", "P", "P"]
+    check_readable(clip)
+
+
 def test_options_that_came_later_leave_finished_clips_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """At their defaults they are not in what a stage depends on."""
     monkeypatch.setattr("pipeline.stage_specs._manifest", lambda workspace: "digest")
@@ -144,7 +154,7 @@ def test_options_that_came_later_leave_finished_clips_as_they_are(monkeypatch: p
     def config(**shard: Any) -> dict[str, Any]:
         return shard_spec(Experiment.model_validate({"workspace": "w", "shard": shard})).config
 
-    assert not {"tune", "frame_step"} & set(config())
+    assert not {"tune", "frame_step", "bframes"} & set(config())
     assert config(tune="fastdecode", frame_step=2) == {**config(), "tune": "fastdecode", "frame_step": 2}
 
 

@@ -51,7 +51,8 @@ def with_pyav(mp4: bytes, wanted: Sequence[int], expected: int) -> Decoded:
     try:
         with av.open(io.BytesIO(mp4), format="mp4") as container:
             stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
+            context = stream.codec_context
+            context.thread_count = 1
             packets = [packet for packet in container.demux(stream) if packet.size]
             if len(packets) != expected:
                 return Decoded(len(packets), np.empty((0, 0, 0, 3), np.uint8))
@@ -60,7 +61,9 @@ def with_pyav(mp4: bytes, wanted: Sequence[int], expected: int) -> Decoded:
             found: dict[int, NDArray[np.uint8]] = {}
             reformatter = VideoReformatter()
             for packet in (*needed(packets, place), None):  # None: what the decoder still holds
-                for frame in stream.codec_context.decode(packet):
+                if packet is not None:  # what no other frame leans on is skipped where it is not wanted
+                    context.skip_frame = "DEFAULT" if packet.pts in place else "NONREF"
+                for frame in context.decode(packet):
                     if frame.pts in place:
                         # One thread: the default starts several for each frame, which takes ten times as long.
                         rgb = reformatter.reformat(frame, format="rgb24", threads=1)

@@ -21,6 +21,7 @@ FRAMES = 40
 KINDS = {  # x264's options
     "as shard writes": {"x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:bframes=0:ref=1"},
     "fastdecode": {"tune": "fastdecode", "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:bframes=0"},
+    "shard.bframes": {"g": "12", "bf": "3", "x264-params": "b-adapt=0:b-pyramid=none", "flags": "+cgop"},
     "frames in another order": {"g": "12", "bf": "2", "flags": "+cgop"},
     "one group of pictures": {"g": "250", "bf": "0"},
     "open groups": {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=normal:scenecut=0:b-adapt=0"},
