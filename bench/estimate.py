@@ -21,7 +21,7 @@ from pipeline.shard import estimated_bytes
 from schemas.config import Experiment, Shard
 from schemas.stage import read_record
 from schemas.workspace import Workspace
-from train.models.cost import flops
+from train.engine.cost import flops
 
 RESULTS = Path(__file__).with_name("results")
 BLIP2 = 2 * (1.0e9 * 257 + 0.11e9 * 32 + 2.7e9 * (32 + 16))

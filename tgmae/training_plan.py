@@ -68,7 +68,7 @@ def rank_lines(experiment: Experiment, ranks: int) -> list[str]:
 
     Errors: UserError when the batch cannot be split, with the nearest that can.
     """
-    from train.models.cost import flops, memory
+    from train.engine.cost import flops, memory
 
     optim, repeats = experiment.optim, experiment.clip.repeats
     clips = clips_of_a_process(experiment, ranks)
@@ -88,6 +88,8 @@ def rank_lines(experiment: Experiment, ranks: int) -> list[str]:
     if not count:
         return [*lines, "hours     not known before the videos are indexed"]
     trained = updates(experiment, "pretrain") * optim.batch_size
+    if not trained:
+        return [*lines, f"hours     none: {count} videos do not fill one batch"]
     computing = trained * flops(experiment).pretraining / (ranks * TFLOPS * 1e12 * UTILISATION)
     loading = trained / (ranks * CORES * loaded_clips(repeats))
     slower = "computing" if computing >= loading else "loading: see clip.repeats, shard.tune and shard.frame_step"

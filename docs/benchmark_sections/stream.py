@@ -80,7 +80,7 @@ that no other leans on, so those that a clip skips are not decoded; the codec's 
 inside the crop is not possible in H.264. By default the target of 60 clips/s and core is missed: decoding takes
 {percent(1 - (1 / rates["tgmae, top-k"] - 1 / rates["decoding alone"]) * rates["tgmae, top-k"], 0)} of a clip's time,
 and most frames of each group of 12 are needed. With the options the fastest row gives
-{max(rates[f"tube, {name}"] for name in found["over_tube"]):.0f}.
+{max(rates[f"tube, {name}"] for name in found["over_tube"]):.0f}. {found.get("note", "")}
 
 Two loader processes give {two["clips_per_second"]:.0f} clips/s on the {found["cores"]} cores next to other work, one
 {one["clips_per_second"]:.0f}; the first batch comes after {two["seconds_to_first_batch"]:.1f} s. A loader process has

@@ -14,7 +14,7 @@ from schemas.errors import UserError
 from tgmae import training_plan
 from tgmae.run import Step
 from tgmae.training_plan import clips_of_a_process, device_lines, loaded_clips, rank_lines
-from train.models.cost import KEPT, flops, hidden_tokens, memory, parameters
+from train.engine.cost import KEPT, flops, hidden_tokens, memory, parameters
 from train.models.sizes import model_config
 from train.models.videomae import PretrainModel
 
@@ -48,6 +48,11 @@ def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_before_there_are_videos_there_are_no_hours(tmp_path: Path) -> None:
     assert rank_lines(experiment(tmp_path), 8)[2] == "hours     not known before the videos are indexed"
+
+
+def test_fewer_videos_than_a_batch_are_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_plan, "videos", lambda _: 13)
+    assert rank_lines(experiment(tmp_path), 8)[2] == "hours     none: 13 videos do not fill one batch"
 
 
 def test_the_rate_of_the_loader_is_the_measured_one() -> None:
