@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 
 from schemas.config import Experiment
 from schemas.stage import StageSpec
@@ -35,9 +36,19 @@ def loader_workers(experiment: Experiment, kind: str) -> int:
 
 
 def compiles(experiment: Experiment, kind: str, updates: int) -> bool:
-    """Whether a run of so many updates is compiled; auto: a long one on a GPU."""
+    """Whether a run of so many updates is compiled; auto: a long one on a GPU, where there is a C compiler.
+
+    Not with fsdp, whose hooks would cut the graph at every block.
+    """
     asked = experiment.pretrain.compile
-    return bool(asked) if asked != "auto" else kind == "cuda" and updates >= REPAID
+    if asked != "auto":
+        return bool(asked)
+    return kind == "cuda" and updates >= REPAID and not experiment.pretrain.fsdp and c_compiler()
+
+
+def c_compiler() -> bool:
+    """Triton builds what starts its kernels."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))))
 
 
 def compile_mode(experiment: Experiment) -> str | None:

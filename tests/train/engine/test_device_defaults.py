@@ -59,12 +59,17 @@ def test_cores_are_those_of_the_container(
     assert usable_cores.usable_cores() == cores
 
 
-def test_long_runs_on_gpus_are_compiled() -> None:
+def test_long_runs_on_gpus_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = True
+    monkeypatch.setattr(device_defaults, "c_compiler", lambda: compiler)
     assert [compiles(experiment(), kind, updates) for kind in ("cpu", "cuda") for updates in (100, 10_000)] == [
         False, False, False, True,
     ]  # fmt: skip
     assert compiles(experiment(compile=True), "cpu", 1) and not compiles(experiment(compile=False), "cuda", 10_000)
     assert compiles(experiment(compile="reduce-overhead"), "cuda", 1)
+    assert not compiles(experiment(fsdp=True, processes=2), "cuda", 10_000)  # its hooks would cut the graph
+    compiler = False
+    assert not compiles(experiment(), "cuda", 10_000) and compiles(experiment(compile=True), "cuda", 1)
 
 
 def test_a_run_keeps_the_precision_it_was_begun_with(small: Any) -> None:
