@@ -37,7 +37,7 @@ def device_lines(experiment: Experiment, steps: Sequence[Step]) -> list[str]:
             precision = precision if experiment.pretrain.precision == "auto" else experiment.pretrain.precision
         compiled = "compiled" if compiles(experiment, kind, updates(experiment, stage)) else "not compiled"
         lines.append(
-            f"{stage:<9} here     {'a GPU' if kind == 'cuda' else 'the CPU'}: {precision}, {compiled}, "
+            f"device    {stage} on {'a GPU' if kind == 'cuda' else 'the CPU'}, here: {precision}, {compiled}, "
             f"{loader_workers(experiment, kind)} loader workers"
         )
     return lines

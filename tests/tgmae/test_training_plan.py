@@ -63,8 +63,8 @@ def test_the_rate_of_the_loader_is_the_measured_one() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("cpu", "the CPU: float32, not compiled, 4 loader workers"),
-     ("cuda", "a GPU: bfloat16, not compiled, 7 loader workers")],
+    [("cpu", "the CPU, here: float32, not compiled, 4 loader workers"),
+     ("cuda", "a GPU, here: bfloat16, not compiled, 7 loader workers")],
 )  # fmt: skip
 def test_what_suits_the_device_is_said_of_trainings_that_would_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: str
@@ -73,7 +73,7 @@ def test_what_suits_the_device_is_said_of_trainings_that_would_run(
     monkeypatch.setattr(training_plan, "native_precision", {"cuda": "bfloat16", "cpu": "float32"}.__getitem__)
     monkeypatch.setattr("train.engine.device_defaults.usable_cores", lambda: 8)
     steps = [Step("shard", "build", ""), Step("pretrain", "pending", "", (), True), Step("finetune", "current", "")]
-    assert device_lines(experiment(tmp_path), steps) == [f"pretrain  here     {expected}"]
+    assert device_lines(experiment(tmp_path), steps) == [f"device    pretrain on {expected}"]
 
 
 @pytest.mark.parametrize("sections", [

@@ -58,7 +58,7 @@ def with_pyav(mp4: bytes, wanted: Sequence[int], expected: int) -> Decoded:
                 return Decoded(len(packets), np.empty((0, 0, 0, 3), np.uint8))
             shown = sorted(packet.pts for packet in packets)
             place = {shown[number]: row for row, number in enumerate(wanted)}
-            found: dict[int, NDArray[np.uint8]] = {}
+            pixels_THWC, found = np.empty((0, 0, 0, 3), np.uint8), set[int]()
             reformatter = VideoReformatter()
             for packet in (*needed(packets, place), None):  # None: what the decoder still holds
                 if packet is not None:  # what no other frame leans on is skipped where it is not wanted
@@ -67,10 +67,13 @@ def with_pyav(mp4: bytes, wanted: Sequence[int], expected: int) -> Decoded:
                     if frame.pts in place:
                         # One thread: the default starts several for each frame, which takes ten times as long.
                         rgb = reformatter.reformat(frame, format="rgb24", threads=1)
-                        found[place[frame.pts]] = rgb.to_ndarray().astype(np.uint8, copy=False)
+                        if not found:
+                            pixels_THWC = np.empty((len(wanted), rgb.height, rgb.width, 3), np.uint8)
+                        pixels_THWC[place[frame.pts]] = rgb.to_ndarray()
+                        found.add(place[frame.pts])
             if len(found) != len(wanted):
                 raise DecodingFailed(f"{len(found)} of {len(wanted)} frames can be decoded")
-            return Decoded(expected, np.stack([found[row] for row in range(len(wanted))]))
+            return Decoded(expected, pixels_THWC)
     except (av.FFmpegError, IndexError, TypeError, ValueError) as error:  # of times and sizes that make no sense
         raise DecodingFailed(_reason(error)) from error
 
