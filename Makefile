@@ -9,8 +9,9 @@ SPREAD := --numprocesses auto # one process a core; tests/conftest.py says what 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-quick golden golden-update lint bench world-table map-precision gpu-world-data gpu-world \
-	demo-models screenshots pictures clean
+.PHONY: help setup demo test test-quick golden golden-update lint bench bench-gates world-table map-precision gpu-world-data gpu-world \
+	gpu-check-data gpu-check \
+	demo-models benchmarks screenshots pictures clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ bench: $(READY) ## run every program in bench/
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
 
+bench-gates: $(READY) ## run the short forms of the benches; ends with an error where a ratio of bench/gates.toml is missed
+	$(BIN)/python bench/gates.py
+
 world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; resumable
 	$(BIN)/python -m tgmae.demo.world_table
 	$(BIN)/python docs/make_results.py
@@ -59,8 +63,18 @@ gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-dat
 	[ ! -d work/gpu_world/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_world/wheels/*.whl
 	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_world.py train
 
+gpu-check-data: $(READY) ## make what gpu-check needs, under work/gpu_check: clips, and wheels for the GPU machine
+	$(BIN)/python bench/gpu_check.py prepare
+
+gpu-check: ## on a GPU machine: its tests and measurements, eight minutes at most; GPU_PYTHON chooses the interpreter
+	[ ! -d work/gpu_check/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_check/wheels/*.whl
+	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_check.py
+
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models
+
+benchmarks: $(READY) ## write docs/benchmarks.md from bench/results
+	$(BIN)/python docs/make_benchmarks.py
 
 pictures: $(READY) ## the README's pictures, from the demo's workspace (make demo)
 	$(BIN)/tgmae show work/demo/workspace --out docs --video test/star/00981.mp4

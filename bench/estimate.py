@@ -17,16 +17,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from pipeline.shard import estimated_bytes
 from schemas.config import Experiment, Shard
 from schemas.stage import read_record
 from schemas.workspace import Workspace
-from train.masking.masks import hidden_per_slice
-from train.models.sizes import model_config
-from train.models.videomae import Classifier, PretrainModel
+from train.engine.cost import flops
 
 RESULTS = Path(__file__).with_name("results")
 BLIP2 = 2 * (1.0e9 * 257 + 0.11e9 * 32 + 2.7e9 * (32 + 16))
@@ -117,25 +112,6 @@ def costs(name: str, data: Dataset, cores: int, rate: float) -> dict[str, tuple[
             max((tuned * tuning + data.test * views * forward) / rate, tuned / loading), 3e9),
         "probe, 2 views": (max(probed * forward / rate, probed / loading), data.stored * 768 * 4),
     }  # fmt: skip
-
-
-def flops(experiment: Experiment) -> tuple[float, float, float]:
-    """Of a clip: a pretraining step, a fine-tuning step, a forward pass of all tokens. Backward is twice forward."""
-    config, meta = model_config(experiment), torch.device("meta")  # shapes without numbers
-    clip = torch.empty(1, config.frames, config.image_size, config.image_size, 3, device=meta)
-    tokens, patches = config.tokens, (config.image_size // config.patch_size) ** 2
-    hidden = hidden_per_slice(experiment.mask.ratio, patches) * tokens // patches
-    with meta:
-        model, classifier = PretrainModel(config), Classifier(config, 400)
-    model, classifier = model.to(meta), classifier.to(meta)  # what came from numpy, too
-    visible, masked = torch.arange(tokens - hidden, device=meta), torch.arange(tokens - hidden, tokens, device=meta)
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        model.forward_split(clip, visible[None], masked[None])
-    pretraining = 3.0 * counted.get_total_flops()
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        classifier(clip)
-    forward = float(counted.get_total_flops())
-    return pretraining, 3 * forward, forward
 
 
 def _result(name: str) -> dict[str, Any]:

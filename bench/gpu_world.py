@@ -35,7 +35,7 @@ FOLDER = Path("work/gpu_world")
 RESULTS = Path("bench/results/gpu_world.json")
 SEEDS = 3
 WHEELS = ("decord", "webdataset", "tomli-w", "pydantic", "rich", "matplotlib", "safetensors")  # none is taken twice
-GPU_PYTHON = ("3.12", "manylinux2014_x86_64")
+GPU_PYTHON = ("3.12", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
 SIZES = (
     "clip.frames=16", "clip.stride=2", "clip.size=64", "clip.repeats=4", "model.size=small", "model.patch=8",
     "mask.ratio=0.75", "optim.batch_size=256", "optim.base_lr=1e-3", "optim.min_lr=1e-5", "optim.clip_grad=1",
@@ -106,10 +106,7 @@ def prepare(options: argparse.Namespace) -> None:
         prepare_real(options)
     shutil.rmtree(folder / "wheels", ignore_errors=True)
     if not options.no_wheels:
-        version, system = GPU_PYTHON
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder / "wheels"),
-                   "--python-version", version, "--platform", system, "--only-binary=:all:"]  # fmt: skip
-        subprocess.run([*command, *pinned(WHEELS)], check=True)
+        download(WHEELS, folder / "wheels")
     size = sum(path.stat().st_size for path in carried(folder)) / 2**20
     print(f"ready: {size:.0f} MiB; on the GPU machine: make gpu-world (the world's videos may stay behind)")
 
@@ -137,9 +134,23 @@ def kept(folder: Path, name: str, experiment: Experiment) -> None:
     (folder / "parts" / f"{name}.toml").write_text(dump(experiment), encoding="utf-8")
 
 
+def download(names: tuple[str, ...], folder: Path) -> None:
+    """The pinned wheels of these packages for the GPU machine, by pip."""
+    version, *systems = GPU_PYTHON
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder),
+               "--python-version", version, "--only-binary=:all:"]  # fmt: skip
+    for system in systems:
+        command += ["--platform", system]
+    subprocess.run([*command, *pinned(names)], check=True)
+
+
 def pinned(names: tuple[str, ...]) -> list[str]:
-    lines = [line.split(";")[0].strip() for line in Path("constraints.txt").read_text().splitlines()]
-    return [line for line in lines if line.split("==")[0] in names]
+    from packaging.requirements import Requirement
+
+    lines = [line for line in Path("constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    there = {"python_version": GPU_PYTHON[0]}
+    return [f"{pin.name}{pin.specifier}" for pin in map(Requirement, lines)
+            if pin.name in names and (pin.marker is None or pin.marker.evaluate(there))]  # fmt: skip
 
 
 def carried(folder: Path) -> Iterator[Path]:

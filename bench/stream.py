@@ -3,8 +3,8 @@
     python bench/stream.py [--data FOLDER] [--videos 32] [--rounds 5]
 
 FOLDER holds class folders of videos; without it, videos of the embedded world are drawn. Their first stages are run,
-then clips of VideoMAE's sizes (16 frames at 224 px, every 4th frame) are read by one thread: medians over rounds that
-take the variants in turn, so that a busy machine disturbs all alike. Then by loader processes. Prints JSON.
+then clips of VideoMAE's sizes (16 frames at 224 px, every 4th frame) are read by one process: clips a second of
+processor time, medians over rounds that take the variants in turn. Then by loader processes. Prints JSON.
 
 "original": decord over the source file, every frame cropped and resized by PIL, floats normalised in the loader, as
 VideoMAE's code does. "webdataset of sources": the same on source files that lie in a tar.
@@ -50,7 +50,21 @@ from train.models.objective import model_config
 SIZES = [
     "clip.size=224", "clip.frames=16", "clip.stride=4", "clip.flip=true", "clip.scales=[1.0, 0.875, 0.75, 0.66]",
     "model.size=base", "model.patch=16", "shard.short_side=256", "shard.max_videos=16", "guide=motion-vectors",
+    "mask.kind=motion-vectors", "mask.text_share=[1,1]", "objective.contrastive=0",
+    "ray.address=none",
 ]  # fmt: skip
+STORED = {  # another way to store, tube masks -> what it changes
+    "long groups of pictures": ("shard.gop=250",),
+    "groups of 4": ("shard.gop=4",),
+    "fastdecode": ("shard.tune=fastdecode",),
+    "every 2nd frame": ("shard.frame_step=2", "clip.stride=2"),
+    "every 2nd frame, fastdecode": ("shard.frame_step=2", "clip.stride=2", "shard.tune=fastdecode"),
+    "every 4th frame": ("shard.frame_step=4", "clip.stride=1"),
+    "short side 224": ("shard.short_side=224",),
+    "B-frames": ("shard.bframes=3",),
+    "B-frames, fastdecode": ("shard.bframes=3", "shard.tune=fastdecode"),
+}
+SHORT = {"original", "tgmae, tube", "tgmae, top-k", "tgmae, top-k, decord", "fastdecode", "tube, fastdecode"}
 Read = Callable[[int, int], object]  # (epoch, row)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,15 +74,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="class folders of videos")
     parser.add_argument("--videos", type=int, default=32, help="at most")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--short", action="store_true", help="only what bench/gates.toml asks for")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = options.data
         if data is None:
             data = Path(folder) / "world"
-            write_world(data, videos=options.videos, size=360, frames=150, fps=25, test_share=0.25)
+            size, frames = (256, 80) if options.short else (360, 150)
+            write_world(data, videos=options.videos, size=size, frames=frames, fps=25, test_share=0.25)
         experiment = built(Path(folder) / "short", data)
-        long = built(Path(folder) / "long", data, "shard.gop=250", "guide=none", "mask.kind=tube")
-        print(json.dumps(measure(experiment, long, data, Path(folder), options), indent=1))
+        stored = {name: built(Path(folder) / name, data, *changes, "guide=none", "mask.kind=tube")
+                  for name, changes in STORED.items() if not options.short or name in SHORT}  # fmt: skip
+        print(json.dumps(measure(experiment, stored, data, Path(folder), options), indent=1))
 
 
 def built(out: Path, data: Path, *overrides: str) -> Experiment:
@@ -79,7 +96,7 @@ def built(out: Path, data: Path, *overrides: str) -> Experiment:
 
 
 def measure(
-    experiment: Experiment, long: Experiment, data: Path, folder: Path, options: argparse.Namespace
+    experiment: Experiment, stored: dict[str, Experiment], data: Path, folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     torch.set_num_threads(1)
     dataset = clips(experiment, options.videos)
@@ -95,30 +112,45 @@ def measure(
         "tgmae, top-k": (dataset.samples, 1),
         "tgmae, 2 repeats": (clips(repeated(experiment, 2), options.videos).samples, 2),
         "tgmae, 4 repeats": (clips(repeated(experiment, 4), options.videos).samples, 4),
-        "but long groups of pictures": (clips(long, options.videos).samples, 1),
+        "tgmae, top-k, decord": (clips(by_decord(experiment), options.videos).samples, 1),
         "but all frames of the window decoded": (lambda epoch, row: whole_window(dataset, epoch, row), 1),
         "but resized before cropped": (lambda epoch, row: resized_first(dataset, epoch, row), 1),
         "but floats, normalised in the loader": (lambda epoch, row: floats(dataset, epoch, row), 1),
         "decoding alone": (lambda epoch, row: decoded(dataset, epoch, row), 1),
+        **{f"tube, {name}": (clips(each, options.videos).samples, 1) for name, each in stored.items()},
     }  # fmt: skip
+    if options.short:
+        variants = {name: each for name, each in variants.items() if name in SHORT}
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for epoch in range(options.rounds):
         for name, (read, count) in variants.items():
-            began = time.perf_counter()
+            began = time.process_time()  # of all threads: decord has some of its own
             for row in range(len(sources)):
                 read(epoch, row)
-            rates[name].append(count * len(sources) / (time.perf_counter() - began))
+            rates[name].append(count * len(sources) / (time.process_time() - began))
     median = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    ratio = [ours / theirs for ours, theirs in zip(rates["tgmae, top-k"], rates["original"], strict=True)]
-    return {
+
+    def over(ours: str, theirs: str) -> float:
+        """Paired by round."""
+        return round(statistics.median(a / b for a, b in zip(rates[ours], rates[theirs], strict=True)), 2)
+
+    ratios = {
         "clips_per_second_and_core": median,
-        "top_k_over_original": round(statistics.median(ratio), 2),
-        "psnr_db": psnr(dataset, sources),
+        "top_k_over_original": over("tgmae, top-k", "original"),
+        "pyav_over_decord": over("tgmae, top-k", "tgmae, top-k, decord"),
+        "over_tube": {name: over(f"tube, {name}", "tgmae, tube") for name in stored},
+    }
+    if options.short:
+        return ratios
+    return {
+        **ratios,
+        "stored": {name: about(clips(each, options.videos), sources)
+                   for name, each in {"as it is": experiment, **stored}.items()},
         "loader": {f"{workers} workers": loader(dataset, workers) for workers in (1, 2)},
         "memory_by_videos": {str(count): memory(dataset, count) for count in (len(sources), 10_000, 240_000)},
         "clip": "16 frames of 224 px, stride 4", "shards": "short side 256, a key frame every 12 frames",
         "sources": f"{len(sources)} videos, {options.data.name if options.data else 'world at 360 px'}",
-        "bytes": {"sources": sum(map(os.path.getsize, sources)), "clips": int(dataset.videos.column("length").sum())},
+        "sources_megabytes": round(sum(map(os.path.getsize, sources)) / 1e6, 2),
         "rounds": options.rounds, "cores": os.cpu_count(),
     }  # fmt: skip
 
@@ -135,6 +167,16 @@ def masked(experiment: Experiment, kind: str) -> Experiment:
 
 def repeated(experiment: Experiment, repeats: int) -> Experiment:
     return experiment.model_copy(update={"clip": experiment.clip.model_copy(update={"repeats": repeats})})
+
+
+def by_decord(experiment: Experiment) -> Experiment:
+    return experiment.model_copy(update={"pretrain": experiment.pretrain.model_copy(update={"decoder": "decord"})})
+
+
+def about(dataset: ClipDataset, sources: list[Path]) -> dict[str, float]:
+    """Of the stored clips."""
+    return {"megabytes": round(int(dataset.videos.column("length").sum()) / 1e6, 2),
+            "psnr_db": psnr(dataset, sources, dataset.experiment.shard.frame_step)}  # fmt: skip
 
 
 def original(source: Path | io.BytesIO, experiment: Experiment, epoch: int, row: int) -> Any:
@@ -208,16 +250,16 @@ def mask(dataset: ClipDataset) -> Any:
     return make_mask("tube", ratio=0.6, shape=dataset.grid, rng=np.random.default_rng(0))
 
 
-def psnr(dataset: ClipDataset, sources: list[Path]) -> float:
+def psnr(dataset: ClipDataset, sources: list[Path], step: int) -> float:
     """Of the stored clips' frames against the source's, scaled to the same size; mean over videos, dB."""
     values = []
     for row, source in enumerate(sources[:16]):
         meta, mp4 = read_clip(dataset.videos.clip_place(row))
         reader = decord.VideoReader(str(source), num_threads=1, ctx=decord.cpu(0))
-        if len(reader) != meta.frames:
+        if -(-len(reader) // step) != meta.frames:
             continue  # decoders count the frames of some files differently: not the same pictures
         frames = np.linspace(0, meta.frames - 1, 8).astype(np.int64)
-        theirs = torch.from_numpy(reader.get_batch(frames.tolist()).asnumpy()).permute(0, 3, 1, 2)
+        theirs = torch.from_numpy(reader.get_batch((step * frames).tolist()).asnumpy()).permute(0, 3, 1, 2)
         ours = torch.from_numpy(decode(mp4, frames, meta, "psnr")).permute(0, 3, 1, 2)
         if (theirs.shape[2] < theirs.shape[3]) != (ours.shape[2] < ours.shape[3]):
             continue  # rotated

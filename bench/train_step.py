@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.guides.encoder import TextEncoder
 from schemas.config import Experiment
 from train.masking.masks import make_mask
 from train.models.cubes import cubes_from_clip, gather_tokens, normalise
@@ -100,9 +99,12 @@ def variants(options: argparse.Namespace, only: str | None = None) -> dict[str, 
     build: dict[str, Callable[[], Step]] = {
         "ours, tube": lambda: ours(objective, data, "tube"),
         "ours, text": lambda: ours(objective, data, "text"),
-        "ours, CLIP inside": lambda: clip_inside(objective, data, experiment, options),
         "transformers": lambda: transformers_step(config, data),
     }
+    if options.clip:
+        build["ours, CLIP inside"] = lambda: clip_inside(objective, data, experiment, options)
+    if options.device != "cpu":
+        build["ours, compiled"] = lambda: compiled_step(experiment, data)
     if options.videomae:
         build["original"] = lambda: original_step(config, data, options)
     return {name: make() for name, make in build.items() if only in (None, name)}
@@ -128,8 +130,16 @@ def ours(objective: Any, data: Data, kind: str) -> Step:
     return update(objective, lambda: objective(data.clip_BTHWC, visible, hidden, None, nothing)["loss"])
 
 
+def compiled_step(experiment: Experiment, data: Data) -> Step:
+    objective = Objective(experiment, None).to(data.clip_BTHWC.device)
+    objective.compile_model()
+    return ours(objective, data, "tube")
+
+
 def clip_inside(objective: Any, data: Data, experiment: Experiment, options: argparse.Namespace) -> Step:
     """The online way: score one frame of each tubelet of each clip against a caption, then mask and train."""
+    from pipeline.guides.encoder import TextEncoder
+
     encoder = TextEncoder(experiment.text.model_copy(update={
         "model": options.clip, "pretrained": "", "patch": experiment.model.patch, "batch_size": 4096,
         "device": options.device, "precision": "float32" if options.device == "cpu" else "float16",

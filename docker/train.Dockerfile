@@ -1,4 +1,4 @@
-# pretrain and probe: torch, timm, decord; no Ray, no captioner, no CLIP.
+# pretrain and probe: torch, timm, PyAV, decord; no Ray, no captioner, no CLIP.
 #   docker build -f docker/train.Dockerfile -t tgmae-train .
 FROM python:3.11-slim
 

@@ -91,7 +91,7 @@ def estimated_bytes(row: Row, options: Shard) -> int:
     within 10 %.
     """
     width, height = scaled_size(row["width"], row["height"], options.short_side)
-    frames = segment_frames(row)
+    frames = -(-segment_frames(row) // options.frame_step)
     keys = -(-frames // options.gop)
     bits = BITS_OTHER * frames + (BITS_KEY - BITS_OTHER) * keys
     pixels: int = width * height

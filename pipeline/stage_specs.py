@@ -125,11 +125,14 @@ def _part(workspace: Workspace, name: str, manifest: str) -> str:
     return record.output
 
 
+LATER_SHARD_OPTIONS = ("max_lost_frames", "tune", "frame_step", "bframes")
+
+
 def shard_spec(experiment: Experiment) -> StageSpec:
     workspace = Workspace(Path(experiment.workspace))
-    config = experiment.shard.model_dump(mode="json")
-    if experiment.shard.max_lost_frames == Shard().max_lost_frames:
-        del config["max_lost_frames"]  # clips made before there was the option are what they were
+    # Clips made before there was an option are what they would be with its default.
+    later = {name for name in LATER_SHARD_OPTIONS if getattr(experiment.shard, name) == getattr(Shard(), name)}
+    config = experiment.shard.model_dump(mode="json", exclude=later)
     return StageSpec("shard", workspace.clips, config, {"manifest": _manifest(workspace)})
 
 

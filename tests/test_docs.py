@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,17 @@ def test_the_estimate_is_what_the_program_prints() -> None:
 
     page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
     assert table([1, 8], 16, 312, 0.4) in page
+
+
+def test_the_benchmarks_are_what_the_program_makes() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "make_benchmarks.py"))["page"]
+    written = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert written == page(), "bench/results changed: run python docs/make_benchmarks.py"
+
+
+def test_what_was_not_measured_is_said_so(tmp_path: Path) -> None:
+    """A section never fails for a file that is missing."""
+    page = runpy.run_path(str(ROOT / "docs" / "make_benchmarks.py"))["page"](tmp_path)
+    sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    assert len(sections) >= 5
+    assert all("not measured yet" in section for section in sections), page

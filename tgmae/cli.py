@@ -97,15 +97,25 @@ def run(
     config: ExperimentFile,
     set: Set = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would be done, and why.")] = False,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --plan: also the batch, memory and hours of pretraining by N GPUs."),
+    ] = None,
     ray_address: Address = None,
 ) -> None:
     """Build what is not current, in order, and print why each stage is built or skipped."""
     from tgmae import run as runner
 
     experiment = Given(config, set or [], ray_address).experiment()
+    if ranks is not None and not plan:
+        raise UserError("--ranks says what a training would be: it goes with --plan; pretrain.processes starts one")
     if plan:
-        for step in runner.plan(experiment):
-            typer.echo(shown(step.line("would be")))
+        from tgmae.training_plan import device_lines, rank_lines
+
+        steps = runner.plan(experiment)
+        lines = [step.line("would be") for step in steps] + device_lines(experiment, steps)
+        for line in lines + ([] if ranks is None else rank_lines(experiment, ranks)):
+            typer.echo(shown(line))
     else:
         runner.run(experiment, lambda line: typer.echo(shown(line)))
 

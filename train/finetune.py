@@ -34,6 +34,7 @@ from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.data.views import ViewsDataset
 from train.engine import resume
+from train.engine.device_defaults import compile_mode, compiles, loader_workers, native_precision, settled
 from train.engine.distributed import Ranks, launch, process_group, share_cores, under_torchrun
 from train.engine.loop import Loop, Settings, common_facts
 from train.engine.record import finish
@@ -68,7 +69,10 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
         launch(experiment, *["--rebuild"] * rebuild, command="finetune")
         return required_record(spec.folder, "tgmae finetune")
     with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
-        share_cores(experiment.pretrain.workers, ranks.device)
+        native = native_precision(ranks.device.type)
+        spec, training = finetune_spec(experiment, native), finetune_training_spec(experiment, native)
+        experiment = settled(experiment, training, ranks.device.type)
+        share_cores(loader_workers(experiment, ranks.device.type), ranks.device)
         held = resume.state(training, ranks, training_part, rebuild=rebuild)
         record = current_record(spec)
         if record is not None:  # it was kept aside, whole
@@ -129,8 +133,11 @@ class Tuner(Loop):
         model = Classifier(config, data.classes.outputs, dropout=options.dropout)
         self.start, start_facts = _start(experiment, model, data.classes)
         module = ClassLoss(model, data.classes, options.smoothing).to(ranks.device)
-        if experiment.pretrain.compile:
-            model.encoder.forward = torch.compile(model.encoder.forward)  # type: ignore[method-assign]
+        updates = options.epochs * (len(data.train) // options.batch_size)
+        self.compiled = compiles(experiment, ranks.device.type, updates)
+        if self.compiled:
+            compiled = torch.compile(model.encoder.forward, mode=compile_mode(experiment))
+            model.encoder.forward = compiled  # type: ignore[method-assign]
         names = ["loss", *[head.name for head in data.classes.heads if len(data.classes.heads) > 1]]
         super().__init__(experiment, spec, ranks, videos=data.train, module=module, names=names,
                          settings=Settings(options, options, "finetune", layer_decay=options.layer_decay))  # fmt: skip
@@ -150,7 +157,7 @@ class Tuner(Loop):
 
     def batches(self, plan: BatchPlan) -> Iterator[LabelledBatch]:
         dataset = LabelledDataset(self.videos, self.experiment)
-        workers = self.experiment.pretrain.workers
+        workers = loader_workers(self.experiment, self.ranks.device.type)
         return labelled_batches(dataset, plan, workers=workers, pin=self.ranks.device.type == "cuda")
 
     def losses(self, batch: LabelledBatch, micro: int) -> dict[str, Tensor]:

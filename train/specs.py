@@ -16,14 +16,16 @@ from schemas.stage import StageRecord, StageSpec, present, read_record, required
 from schemas.workspace import Workspace
 from train.data.splits import with_test_split
 from train.data.videos import guide_command
+from train.engine.run_folder import Part, look
 from train.models.weight_files import HEAD, weights_digest, weights_to_evaluate
 
 # On what is learned.
-NO_EFFECT = {"processes", "workers", "device", "log_every", "pictures_every", "save_every", "keep", "compile", "fsdp",
-             "wandb"}  # fmt: skip
+NO_EFFECT = {"processes", "workers", "decoder", "device", "log_every", "pictures_every", "save_every", "keep",
+             "compile", "fsdp", "wandb"}  # fmt: skip
 
 
-def pretrain_spec(experiment: Experiment) -> StageSpec:
+def pretrain_spec(experiment: Experiment, native: str = "bfloat16") -> StageSpec:
+    """native: what precision = "auto" means for a run that was not begun yet."""
     workspace = Workspace(Path(experiment.workspace))
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
     for role, name in (("guide", experiment.guide_name), ("text", experiment.text_name)):
@@ -39,27 +41,46 @@ def pretrain_spec(experiment: Experiment) -> StageSpec:
     if experiment.model.init:
         inputs["init"] = weights_digest(Path(experiment.model.init))
     sections["pretrain"] = experiment.pretrain.model_dump(mode="json", exclude=NO_EFFECT)
-    return StageSpec(
+    spec = StageSpec(
         stage="pretrain",
         folder=workspace.run(experiment.name),
         config={**sections, "guide": experiment.guide_name, "text": experiment.text_name},
         inputs=inputs,
     )
+    return _with_precision(spec, native)
+
+
+def _with_precision(spec: StageSpec, native: str, part: Part | None = None) -> StageSpec:
+    """The spec with a precision in place of "auto": that of the run there is, else `native`.
+
+    So a run that goes on on another device stays the run it is, and its record names what it was computed in.
+    """
+    if spec.config["pretrain"]["precision"] != "auto":
+        return spec
+    others = [each for each in ("bfloat16", "float32") if each != native]
+    specs = [replace(spec, config={**spec.config, "pretrain": {**spec.config["pretrain"], "precision": each}})
+             for each in (native, *others)]  # fmt: skip
+    return next((each for each in specs if _is_there(each, part)), specs[0])
+
+
+def _is_there(spec: StageSpec, part: Part | None) -> bool:
+    held = look(spec) if part is None else look(spec, part)
+    return held.back is not None or (held.before is not None and held.before.fingerprint == spec.fingerprint)
 
 
 TESTING = {"test_split", "temporal_views", "spatial_views", "missing"}  # keys of finetune that train nothing
 SEEN = {"frames", "stride", "size", "flip"}  # keys of clip that fine-tuning looks at
 
 
-def finetune_spec(experiment: Experiment) -> StageSpec:
+def finetune_spec(experiment: Experiment, native: str = "bfloat16") -> StageSpec:
     """All of it; its config's part "testing" can change without training again."""
-    training = finetune_training_spec(experiment)
+    training = finetune_training_spec(experiment, native)
     testing = with_test_split(experiment, "finetune").finetune.model_dump(mode="json", include=TESTING)
     return replace(training, config={**training.config, "testing": testing})
 
 
-def finetune_training_spec(experiment: Experiment) -> StageSpec:
-    """What determines the fine-tuned weights: the checkpoints belong to this."""
+def finetune_training_spec(experiment: Experiment, native: str = "bfloat16") -> StageSpec:
+    """What determines the fine-tuned weights: the checkpoints belong to this. native: see pretrain_spec."""
     workspace = Workspace(Path(experiment.workspace))
     run, classes = workspace.run(experiment.name), present(workspace.manifest) / "classes.json"
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
@@ -77,7 +98,8 @@ def finetune_training_spec(experiment: Experiment) -> StageSpec:
     }
     if experiment.finetune.mixup or experiment.finetune.cutmix:
         config["mixing"] = "a draw for 8 videos"  # tgmae 0.1 drew once for the whole micro-batch
-    return StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
+    spec = StageSpec(stage="finetune", folder=run / "finetune", config=config, inputs=inputs)
+    return _with_precision(spec, native, training_part)
 
 
 def _untested(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from schemas.workspace import Workspace
 from train.data.sampling import BatchPlan
 from train.data.stream import Batch, ClipDataset, stream, text_width
 from train.data.videos import videos_to_pretrain_on
+from train.engine.device_defaults import compile_mode, compiles, loader_workers
 from train.engine.distributed import Ranks
 from train.engine.loop import Loop, Settings, common_facts
 from train.masking.masks import hidden_per_slice
@@ -31,8 +32,10 @@ class Trainer(Loop):
         )
         self.objective = Objective(experiment, None if text is None else text_width(videos, text))
         self.objective.to(ranks.device)
-        if experiment.pretrain.compile:
-            self.objective.compile_model()
+        updates = experiment.optim.epochs * (len(videos) * experiment.clip.repeats // experiment.optim.batch_size)
+        self.compiled = compiles(experiment, ranks.device.type, updates)
+        if self.compiled:
+            self.objective.compile_model(compile_mode(experiment))
         names = ["loss", *["reconstruction"] * bool(experiment.objective.reconstruction),
                  *["contrastive"] * self.objective.contrastive]  # fmt: skip
         super().__init__(experiment, spec, ranks, videos=videos, module=self.objective, names=names,
@@ -45,7 +48,8 @@ class Trainer(Loop):
 
     def batches(self, plan: BatchPlan) -> Iterator[Batch]:
         dataset = ClipDataset(self.videos, self.experiment, self.objective.model.config.grid)
-        return stream(dataset, plan, workers=self.experiment.pretrain.workers, pin=self.ranks.device.type == "cuda")
+        return stream(dataset, plan, workers=loader_workers(self.experiment, self.ranks.device.type),
+                      pin=self.ranks.device.type == "cuda")  # fmt: skip
 
     def picture(self) -> NDArray[np.uint8] | None:
         """Of the first video's first clip, always with the same crop and mask."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from av.video.frame import PictureType
 
 from pipeline.guides import SHARDS, Floats, Recipe, Scores
 from pipeline.guides.frames import decoded
@@ -48,6 +49,8 @@ class CodecMotion:
     def __call__(self, data: bytes, stride: int, frames: int) -> Iterator[Floats]:
         chunk = []
         for frame in decoded(data, frames, DECODER):
+            if frame.pict_type == PictureType.B:
+                raise NoMotion("stored with shard.bframes: its vectors are no speeds; store with shard.bframes = 0")
             vectors = frame.side_data.get("MOTION_VECTORS")
             told = np.zeros(0, VECTOR) if vectors is None else vectors.to_ndarray()
             chunk.append(cell_motion(told, frame.height, frame.width, self._patch))

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -71,7 +72,8 @@ def reencoded(source: Source) -> tuple[Encoded, Loss]:
     """The clip, and what is missing of its source. Raises VideoError, also where too much is."""
     tally = Tally()
     frames = decode(source.path, source.start, source.end, time_limit=source.time_limit, tally=tally)
-    clip = encode(frames, source.fps, source.options)
+    step = source.options.frame_step
+    clip = encode(islice(frames, 0, None, step), source.fps / step, source.options)
     loss = tally.loss(source.start, source.end)
     loss.check(source.options.max_lost_frames)
     check_readable(clip)
@@ -81,7 +83,7 @@ def reencoded(source: Source) -> tuple[Encoded, Loss]:
 def check_readable(clip: Encoded) -> None:
     """Raises EncodingFailed where the trainer's decoder, if it is installed, does not give the clip's frames."""
     try:
-        import decord  # of the extra `train`
+        import decord  # of the extra `train`; PyAV gives what it gives
     except ModuleNotFoundError:
         return
     size = (clip.height, clip.width, 3)
@@ -99,7 +101,7 @@ def check_readable(clip: Encoded) -> None:
 def encode(frames: Iterable[av.VideoFrame], fps: float, options: Shard) -> Encoded:
     """Decoded frames, one to one, as displayed, at a constant `fps`: H.264 in mp4, without sound.
 
-    Groups of `options.gop` frames, closed, without B-frames: a frame needs at most gop - 1 others.
+    Groups of `options.gop` frames, closed: a frame needs at most gop - 1 others.
     Raises VideoError of the frames' source, NoFrames when there are none, EncodingFailed for frames that
     libav cannot convert.
     """
@@ -158,11 +160,14 @@ def _add_stream(
     context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.SMPTE170M
     # mbtree reads memory that x264 never wrote: now and then a clip would come out with other bytes.
     # ref=1: every motion vector is relative to the frame before, so that its length is a speed.
-    fixed = "scenecut=0:open-gop=0:bframes=0:threads=1:mbtree=0:ref=1"
+    # Of frames in between, all of them and none that another leans on: a reader can leave out those it does not show.
+    between = f"bframes={options.bframes}" + (":b-adapt=0:b-pyramid=none" if options.bframes else "")
+    fixed = f"scenecut=0:open-gop=0:{between}:threads=1:mbtree=0:ref=1"
     stream.options = {
         "preset": options.preset,
         "crf": str(options.crf),
         "x264-params": f"keyint={gop}:min-keyint={gop}:{fixed}",
+        **({"tune": options.tune} if options.tune else {}),
     }
     return stream
 

@@ -97,6 +97,11 @@ class Experiment(Section):
                 f"mask.kind = {kind!r} ranks motion, guide = {self.guide!r} scores something else: set guide to "
                 f"{' or '.join(MOTION)}, or mask.any_guide = true if this is meant"
             )
+        if self.guide == "motion-vectors" and self.shard.bframes:
+            raise ValueError(
+                "guide = 'motion-vectors' reads how far everything moved since the frame before: that needs "
+                "shard.bframes = 0, or another guide of motion (optical-flow, flow-magnitude)"
+            )
         if masked and kind == "optical-flow" and self.guide != "optical-flow":
             raise ValueError("mask.kind = 'optical-flow' carries a map along the flow: it needs guide = 'optical-flow'")
         if self.mask.text_share != (1.0, 1.0) and kind != "top-k":

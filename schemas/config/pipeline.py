@@ -206,9 +206,15 @@ class Shard(Section):
 
     short_side: Positive = 256  # pixels; smaller videos are not enlarged
     gop: Positive = 12  # frames from one key frame to the next
+    # every n-th frame is stored, so that clips load faster; clip.stride and frame_stride of guides count what is stored
+    frame_step: Positive = 1
     crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor
     # x264's: slower ones make smaller files
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    # frames between two others that no other leans on: those a clip skips are not decoded; not with motion-vectors
+    bframes: Annotated[int, Field(ge=0, le=7)] = 0
+    # x264's; fastdecode: clips load faster, from larger files (docs/benchmarks.md)
+    tune: Literal["", "fastdecode"] = ""
     max_mb: Annotated[float, Field(gt=0)] = 256.0  # about, a tar; estimated from the manifest
     max_videos: Positive = 4096  # at most, a tar
     # of a video, a share ('5%') or a number ('25'): with more frames missing it is a failure; one is never too many

@@ -113,14 +113,18 @@ class Optim(Section):
 
 
 class Pretrain(Section):
-    """How training runs; its processes, workers, device, precision and compile are also those of finetune."""
+    """How training runs; its processes, workers, decoder, device, precision and compile are also those of finetune."""
 
     seed: int = 0  # of weights, order, crops and masks
     processes: Positive = 1  # of torchrun on this machine
-    workers: NotNegative = 4  # data loader processes, each rank
+    workers: NotNegative | Literal["auto"] = "auto"  # loader processes, each rank; auto: 4, beside a GPU its cores
+    decoder: Literal["auto", "pyav", "decord"] = "auto"  # of clips, to the same pixels; auto: pyav where it is there
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass; parameters are float32
-    compile: bool = False  # torch.compile
+    # of the forward pass; parameters are float32. auto: bfloat16 on a GPU that computes it, else float32; a run keeps
+    # what it was begun with
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # torch.compile; auto: long runs on a GPU; reduce-overhead: with CUDA graphs
+    compile: bool | Literal["auto", "reduce-overhead"] = "auto"
     shuffle_shards: Positive = 16  # samples are shuffled within blocks of as many shards
     log_every: Positive = 10  # updates
     pictures_every: NotNegative = 0  # updates; a reconstruction into TensorBoard, not with fsdp or arvideo; 0: none

@@ -10,18 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from pipeline.media.decoding import decode, iter_frames
-from pipeline.media.encoding import EncodingFailed, check_readable, encode, scaled_size
+from pipeline.media.encoding import EncodingFailed, Source, check_readable, encode, reencoded, scaled_size
 from pipeline.media.probing import probe
 from pipeline.media.video import NoFrames, VideoError
 from pipeline.runtime.tars import iter_shard, read_sample
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.shard import ShardWorker, estimated_bytes, plan_shards, segment_frames
+from pipeline.stage_specs import shard_spec
 from schemas.atomic import sha256_file
-from schemas.config import Shard
+from schemas.config import Experiment, Shard
 from schemas.shards import clip_meta
 from schemas.tables import CLIP_INDEX, FAILURES, table, video_key
 from tests.pipeline.conftest import cut, write_video
@@ -110,6 +112,50 @@ def test_fractional_rates_stay_exact(tmp_path: Path) -> None:
     assert opened(clip.data).get_avg_fps() == pytest.approx(30000 / 1001)
     with pytest.raises(NoFrames):
         encode(iter(()), 25.0, Shard())
+
+
+@pytest.mark.parametrize(("step", "numbers"), [(1, range(24)), (2, range(0, 24, 2)), (5, range(0, 24, 5))])
+def test_every_nth_frame_is_stored(tmp_path: Path, step: int, numbers: range) -> None:
+    """At the speed it was shown at; what is left out is not missing."""
+    path = write_video(tmp_path / "a.mp4")
+    every = opened(reencoded(Source(path, None, None, 12.0, Shard(crf=1), 60))[0].data)
+    clip, loss = reencoded(Source(path, None, None, 12.0, Shard(crf=1, frame_step=step), 60))
+    stored = opened(clip.data)
+    assert (clip.frames, clip.fps, loss.missing) == (len(numbers), 12.0 / step, 0)
+    for place, number in enumerate(numbers):
+        assert np.abs(stored[place].asnumpy().astype(int) - every[number].asnumpy()).mean() < 3
+
+
+def test_fastdecode_leaves_out_what_takes_time_to_decode(tmp_path: Path) -> None:
+    """Groups and frames stay; without x264's deblocking and arithmetic coding the pictures hardly change."""
+    path = write_video(tmp_path / "a.mp4")
+    plain, fast = (encode(decode(path), 12.0, Shard(gop=4, **given)) for given in ({}, {"tune": "fastdecode"}))
+    with av.open(io.BytesIO(fast.data)) as container:
+        assert [packet.is_keyframe for packet in container.demux(video=0) if packet.size] == 6 * [True, *3 * [False]]
+    assert b"cabac=0" in fast.data and b"deblock=0" in fast.data and b"cabac=1" in plain.data
+    difference = opened(plain.data)[9].asnumpy().astype(int) - opened(fast.data)[9].asnumpy()
+    assert np.abs(difference).mean() < 4
+
+
+def test_frames_in_between_can_be_left_out(tmp_path: Path) -> None:
+    """Three of four frames are no other frame's reference; the first of each group of 12 is a key frame."""
+    clip = encode(decode(write_video(tmp_path / "a.mp4")), 12.0, Shard(bframes=3))
+    with av.open(io.BytesIO(clip.data)) as container:
+        container.streams.video[0].codec_context.skip_frame = "NONREF"
+        kinds = ["?IPB"[frame.pict_type] for frame in container.decode(video=0)]
+    assert clip.frames == 24 and kinds == 2 * ["I", "P", "P", "P"]
+    check_readable(clip)
+
+
+def test_options_that_came_later_leave_finished_clips_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At their defaults they are not in what a stage depends on."""
+    monkeypatch.setattr("pipeline.stage_specs._manifest", lambda workspace: "digest")
+
+    def config(**shard: Any) -> dict[str, Any]:
+        return shard_spec(Experiment.model_validate({"workspace": "w", "shard": shard})).config
+
+    assert not {"tune", "frame_step", "bframes"} & set(config())
+    assert config(tune="fastdecode", frame_step=2) == {**config(), "tune": "fastdecode", "frame_step": 2}
 
 
 def test_a_shard_and_its_failures(tmp_path: Path) -> None:

@@ -174,3 +174,10 @@ def test_the_page_of_the_config_has_a_word_on_every_key() -> None:
         assert words.count("(") == words.count(")") and words.count("`") % 2 == 0, row
     for heading in ("caption", "mask", "model", "objective", "optim", "pretrain"):
         assert re.search(rf"## `\[{heading}\]`\n[A-Z]", page)
+
+
+def test_motion_vectors_need_clips_whose_vectors_are_speeds() -> None:
+    given = {"workspace": "w", "guide": "motion-vectors", "mask": {"kind": "motion-vectors"}}
+    assert Experiment.model_validate(given).shard.bframes == 0
+    with pytest.raises(ValueError, match=r"shard\.bframes = 0"):
+        Experiment.model_validate({**given, "shard": {"bframes": 3}})

@@ -93,7 +93,7 @@ class LabelledDataset(Dataset["LabelledSample | Failure"]):
             frames_T = dense_frames(meta.frames, frames=clip.frames, stride=clip.stride, rng=rng)
         else:
             frames_T = segment_frames(meta.frames, frames=clip.frames, rng=rng)
-        pixels_THWC = decode(mp4, frames_T, meta, str(place))
+        pixels_THWC = decode(mp4, frames_T, meta, str(place), self.experiment.pretrain.decoder)
         clips = [self._augmented(pixels_THWC, (epoch, place.key, repeat)) for repeat in range(options.repeats)]
         return LabelledSample(torch.stack(clips), self.videos.clips.column("label")[row].as_py(), place.key)
 

@@ -6,13 +6,11 @@ Shape suffixes: T frames of a clip, H rows, W columns; E entries of a sidecar (s
 scored frames of a video; D width of a text embedding; T', h, w the token grid, S frames of a tubelet.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +19,7 @@ from schemas.shards import UNREADABLE_WIDTHS, ClipMeta, GuideMeta, clip_meta, gu
 from schemas.tar_sample import slice_samples
 from train.data.augment import Crop, clip_scores
 from train.data.clip_flow import clip_flow
+from train.data.decoders import DecodingFailed, decoder
 from train.data.videos import Place, Sidecar
 
 Array = NDArray[Any]
@@ -66,23 +65,20 @@ def read_clip(place: Place) -> tuple[ClipMeta, bytes]:
     return clip_meta(members["json"], str(place)), members["mp4"]
 
 
-def decode(mp4: bytes, frames_T: NDArray[np.int64], meta: ClipMeta, where: str) -> NDArray[np.uint8]:
+def decode(mp4: bytes, frames_T: NDArray[np.int64], meta: ClipMeta, where: str, by: str = "auto") -> NDArray[np.uint8]:
     """The frames of the given numbers, RGB, uint8 [T, H, W, 3]; each is decoded once, however often named.
 
-    The reader lives for this call only: decord's grow without bound when kept. Shards are our own and
-    whole, so a video that does not decode is an error, not a sample to skip.
-    Errors: UserError naming the video.
+    by: pretrain.decoder. Shards are our own and whole, so a video that does not decode is an error, not a sample to
+    skip. Errors: UserError naming the video.
     """
     unique, place_T = np.unique(frames_T, return_inverse=True)
     try:
-        reader = decord.VideoReader(io.BytesIO(mp4), ctx=decord.cpu(0), num_threads=1)
-        if len(reader) != meta.frames:
-            raise UserError(f"{where}: video {meta.video_id!r} has {len(reader)} frames, not {meta.frames}: {FOREIGN}")
-        pixels: NDArray[np.uint8] = reader.get_batch(unique.tolist()).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        found, pixels = decoder(by)(mp4, unique.tolist(), meta.frames)
+    except DecodingFailed as error:
         advice = NARROW.format(meta.width) if meta.width in UNREADABLE_WIDTHS else FOREIGN
-        raise UserError(f"{where}: video {meta.video_id!r} cannot be decoded ({reason}): {advice}") from error
+        raise UserError(f"{where}: video {meta.video_id!r} cannot be decoded ({error}): {advice}") from error
+    if found != meta.frames:
+        raise UserError(f"{where}: video {meta.video_id!r} has {found} frames, not {meta.frames}: {FOREIGN}")
     return pixels if np.array_equal(unique, frames_T) else pixels[place_T]
 
 

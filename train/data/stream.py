@@ -96,7 +96,7 @@ class ClipDataset(Dataset["list[Sample] | Failure"]):
         meta, mp4 = read_clip(place)
         draw = (seed, epoch, place.key)
         frames_T = self.frames(meta, draw)
-        pixels_THWC = decode(mp4, frames_T, meta, str(place))
+        pixels_THWC = decode(mp4, frames_T, meta, str(place), self.experiment.pretrain.decoder)
 
         guide, text = self._guidance(row, meta)
         # By one generator: where scores and text are of one sidecar, both are those of the same caption.

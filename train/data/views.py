@@ -69,7 +69,13 @@ def spatial_views(clip_THWC: NDArray[np.uint8], size: int, views: int) -> list[T
 
 
 def read_views(
-    place: Place, clip: Clip, *, sampling: Literal["dense", "segments"], temporal: int, spatial: int
+    place: Place,
+    clip: Clip,
+    *,
+    sampling: Literal["dense", "segments"],
+    temporal: int,
+    spatial: int,
+    decoder: str = "auto",
 ) -> Tensor:
     """The views of one video, time first, then places: uint8 [V, T, H, W, C]. Errors: UserError, see read_clip."""
     meta, mp4 = read_clip(place)
@@ -78,7 +84,7 @@ def read_views(
     else:
         frames_VT = segment_views(meta.frames, frames=clip.frames, views=temporal)
     unique, position = np.unique(frames_VT, return_inverse=True)
-    crops = spatial_views(decode(mp4, unique, meta, str(place)), clip.size, spatial)
+    crops = spatial_views(decode(mp4, unique, meta, str(place), decoder), clip.size, spatial)
     position_VT = torch.from_numpy(position.reshape(frames_VT.shape))
     return torch.stack([crop[frames_T] for frames_T in position_VT for crop in crops])
 
@@ -103,6 +109,7 @@ class ViewsDataset(Dataset["Tensor | Failure"]):
             return read_views(
                 self.videos.clip_place(row), self.experiment.clip, sampling=options.sampling,
                 temporal=options.temporal_views, spatial=options.spatial_views,
+                decoder=self.experiment.pretrain.decoder,
             )  # fmt: skip
         except UserError as error:
             return Failure(str(error))

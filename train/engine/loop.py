@@ -27,6 +27,8 @@ from train.data.device_copies import on_device
 from train.data.sampling import BatchPlan, digest64
 from train.data.videos import Videos
 from train.engine import checkpoint, checkpoint_files
+from train.engine.computing_time import ComputingTime
+from train.engine.device_defaults import compile_mode
 from train.engine.distributed import Ranks
 from train.engine.metrics import Metrics
 from train.engine.optim import lr_at, parameter_groups, scaled_lr, set_lr
@@ -47,6 +49,7 @@ class Update(NamedTuple):
     epoch: int
     lr: float
     waited: float  # seconds for its data
+    computing: ComputingTime
     time: float  # when it had been started, perf_counter seconds
     values: Tensor  # of this rank, then means over ranks, in the order of Loop.names and the gradient norm
     keys: list[str]  # of this rank's clips
@@ -76,6 +79,8 @@ class Settings:
 
 class Loop(ABC):
     """One process's part of a run."""
+
+    compiled = False  # whether the module is
 
     def __init__(self, experiment: Experiment, spec: StageSpec, ranks: Ranks, *, videos: Videos, module: nn.Module,
                  names: Sequence[str], settings: Settings) -> None:  # fmt: skip
@@ -170,25 +175,35 @@ class Loop(ABC):
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(self.names), device=self.ranks.device)
         keys: list[str] = []
-        waited = 0.0
+        waited, computing = 0.0, ComputingTime(self.ranks.device)
         for micro in range(optim.accumulate):
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
             keys += batch.keys
-            with accumulating(self.wrapped, last=micro == optim.accumulate - 1):
-                half = self.experiment.pretrain.precision == "bfloat16"
-                with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=half):
-                    parts = self.losses(batch, micro)
-                (parts["loss"] / optim.accumulate).backward()
-            sums += torch.stack([parts[name].detach() for name in self.names]) / optim.accumulate
-        norm = gradient_norm(self.parameters)
-        if optim.clip_grad:
-            nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_grad, norm)
-        self.optimizer.step()
-        local = torch.cat((sums, norm.detach().float().reshape(1)))
-        values = torch.cat((local, self.ranks.mean(local.clone())))
-        return Update(step + 1, step // self.plan.batches_per_epoch, lr, waited, time.perf_counter(), values, keys)
+            with computing.counted():
+                sums += self._accumulate(batch, micro)
+        with computing.counted():
+            norm = gradient_norm(self.parameters)
+            if optim.clip_grad:
+                nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_grad, norm)
+            self.optimizer.step()
+            local = torch.cat((sums, norm.detach().float().reshape(1)))
+            values = torch.cat((local, self.ranks.mean(local.clone())))
+        epoch = step // self.plan.batches_per_epoch
+        return Update(step + 1, epoch, lr, waited, computing, time.perf_counter(), values, keys)
+
+    def _accumulate(self, batch: Keyed, micro: int) -> Tensor:
+        """Adds a micro-batch's gradients; gives its share of the update's numbers, in the order of `names`."""
+        count = self.optim.accumulate
+        if self.compiled and compile_mode(self.experiment):
+            torch.compiler.cudagraph_mark_step_begin()  # what the graph gave before may be overwritten
+        with accumulating(self.wrapped, last=micro == count - 1):
+            half = self.experiment.pretrain.precision == "bfloat16"
+            with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=half):
+                parts = self.losses(batch, micro)
+            (parts["loss"] / count).backward()
+        return torch.stack([parts[name].detach() for name in self.names]) / count
 
     def _settle(self, update: Update, metrics: Metrics | None) -> None:
         """Looks at an update's numbers. Errors: UserError, on every rank, when one is NaN or infinite."""
@@ -200,7 +215,7 @@ class Loop(ABC):
         self.recent.append(means["loss"])
         if metrics is not None:
             metrics.update(update.step, epoch=update.epoch, lr=update.lr, values=means,
-                           waited=update.waited, now=update.time)  # fmt: skip
+                           waited=update.waited, computed=update.computing.milliseconds(), now=update.time)  # fmt: skip
 
     def _stop(self, update: Update, local: dict[str, float]) -> None:
         rank, kept = self.ranks.rank, checkpoint_files.steps(self.spec.folder)
@@ -254,7 +269,10 @@ def _schedule(optim: Optim | Finetune, plan: BatchPlan, section: str) -> Schedul
 def common_facts(loop: Loop) -> dict[str, str]:
     """What a reader of the log must know to compare the run with others; kept in the record, too."""
     plan, schedule, optim = loop.plan, loop.schedule, loop.optim
+    pretrain = loop.experiment.pretrain
     return {
+        "device": f"{loop.ranks.device.type}, {pretrain.precision}, {'compiled' if loop.compiled else 'not compiled'}, "
+        f"{pretrain.workers} loader workers",
         "data": f"{len(loop.videos)} videos; {optim.epochs} epochs of {plan.batches_per_epoch} updates = "
         f"{plan.total} updates",
         "global batch": f"{plan.batch_size} clips = {plan.world} processes x {plan.accumulate} micro-batches "

@@ -55,17 +55,20 @@ class Metrics:
         self._wandb = _join_wandb(wandb, run) if wandb else None
         self._total, self._every, self._clips = total, every, clips_per_step
         self._values: dict[str, list[float]] = {}
-        self._waited, self._updates = 0.0, 0
+        self._waited, self._computed, self._updates = 0.0, 0.0, 0
         self._since = time.perf_counter()
 
-    def update(self, step: int, *, epoch: int, lr: float, values: dict[str, float], waited: float, now: float) -> None:
-        """values: losses and gradient norm of this update; waited: seconds spent waiting for its data.
+    def update(self, step: int, *, epoch: int, lr: float, values: dict[str, float], waited: float, computed: float,
+               now: float) -> None:  # fmt: skip
+        """values: losses and gradient norm of this update; waited: seconds that the process spent waiting for its data;
+        computed: milliseconds that the device spent on it.
 
         now: when the update had been started, in seconds of perf_counter; its numbers may be read later.
         """
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         self._waited += waited
+        self._computed += computed
         self._updates += 1
         self._progress.advance()
         if step % self._every == 0 or step == self._total:
@@ -79,6 +82,8 @@ class Metrics:
             "step": step, "epoch": epoch, "lr": lr,
             "clips_per_second": round(pace * self._clips, 3),
             "data_wait": round(self._waited / seconds, 4),  # share of the time
+            "compute_ms": round(self._computed / self._updates, 2),  # an update; on a GPU by its own clock
+            "wait_ms": round(1000 * self._waited / self._updates, 2),  # an update
             "memory_gb": round(_memory() / 1e9, 3),
             "eta_seconds": round((self._total - step) / pace, 1),
             "time": round(time.time(), 3),
@@ -91,7 +96,7 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(line, step=step)
         self._progress.advance(0, loss=f"{line['loss']:.4f}", lr=f"{lr:.2e}", wait=f"{line['data_wait']:.0%}")
-        self._values, self._waited, self._updates, self._since = {}, 0.0, 0, now
+        self._values, self._waited, self._computed, self._updates, self._since = {}, 0.0, 0.0, 0, now
 
     def picture(self, step: int, image_HWC: NDArray[np.uint8] | None) -> None:
         """For TensorBoard."""

@@ -2,19 +2,24 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from schemas.atomic import sha256_file
 from schemas.stage import StageRecord, StageSpec, stored_files, write_record
 
-TOOLS = ("decord", "numpy", "timm", "torch", "webdataset")
+TOOLS = ("av", "decord", "numpy", "timm", "torch", "webdataset")
 
 
 def tools() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in TOOLS}}
+    """Versions of what computes the numbers, where it is installed."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in TOOLS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def finish(

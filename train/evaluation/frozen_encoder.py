@@ -16,6 +16,7 @@ from schemas.errors import UserError
 from schemas.stage import StageSpec, required_record
 from train.data.splits import Bools, absent_videos
 from train.data.videos import Videos
+from train.engine.device_defaults import loader_workers
 from train.engine.distributed import choose_device
 from train.evaluation.results import Checkpoint
 from train.evaluation.video_features import Features, ViewDataset, extract, kept_features
@@ -68,8 +69,9 @@ class FrozenEncoder:
 
         def compute(some: Videos) -> Features:
             return extract(
-                encoder(), ViewDataset(some, experiment.clip, options), workers=experiment.pretrain.workers,
-                device=self.device, title=f"{self.spec.stage}, {name}",
+                encoder(), ViewDataset(some, experiment.clip, options),
+                workers=loader_workers(experiment, self.device.type), device=self.device,
+                title=f"{self.spec.stage}, {name}",
             )  # fmt: skip
 
         return kept_features(self.spec.folder.parent / "features" / file, made_of, videos, compute)

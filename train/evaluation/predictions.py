@@ -21,6 +21,7 @@ from train.data.classes import Classes
 from train.data.loading import clip_bytes, loaded
 from train.data.stream import Failure
 from train.data.views import ViewsDataset
+from train.engine.device_defaults import loader_workers
 from train.engine.distributed import Ranks
 
 AT_ONCE = 16  # views, about, that a process computes together
@@ -39,7 +40,7 @@ def predict(model: nn.Module, classes: Classes, dataset: ViewsDataset, ranks: Ra
 
     Videos that cannot be read are named on stderr, with the reason, and left out.
     """
-    precision, workers = dataset.experiment.pretrain.precision, dataset.experiment.pretrain.workers
+    precision, workers = dataset.experiment.pretrain.precision, loader_workers(dataset.experiment, ranks.device.type)
     together = max(AT_ONCE // dataset.views, 1)
     groups = [list(range(first, min(first + together, len(dataset)))) for first in range(0, len(dataset), together)]
     mine = groups[ranks.rank :: ranks.world]

@@ -82,7 +82,8 @@ class Objective(nn.Module):
             total = total + self.options.contrastive * parts["contrastive"]
         return {"loss": total, **parts}
 
-    def compile_model(self) -> None:
-        """Compile the model, not the losses: those talk to other ranks, and their time is small."""
-        self.model.forward_split = torch.compile(self.model.forward_split)  # type: ignore[method-assign, assignment]
-        self.model.encoder.forward = torch.compile(self.model.encoder.forward)  # type: ignore[method-assign]
+    def compile_model(self, mode: str | None = None) -> None:
+        """Compile the model, not the losses: those talk to other ranks, and their time is small. mode: torch's."""
+        model = self.model
+        model.forward_split = torch.compile(model.forward_split, mode=mode)  # type: ignore[method-assign, assignment]
+        model.encoder.forward = torch.compile(model.encoder.forward, mode=mode)  # type: ignore[method-assign]

@@ -45,6 +45,11 @@ def test_a_moving_texture_has_the_motion_it_was_drawn_with(dx: int, dy: int, pre
     assert (np.abs(told - (dx, dy)).max(1) < 0.5).mean() > 0.9
 
 
+def test_frames_in_between_have_no_speeds() -> None:
+    with pytest.raises(NoMotion, match=r"shard\.bframes = 0"):
+        fields(mp4(panned(14, 3, -2), bframes=3), 14)
+
+
 def test_the_camera_is_taken_out() -> None:
     """What moves with everything scores nothing, what stands still in a moving picture does."""
     pictures = [picture.copy() for picture in panned(12, 4, 0)]

@@ -157,7 +157,7 @@ def test_other_masks_see_the_same_clips(small: Small) -> None:
 
 
 def test_only_the_asked_frames_in_the_asked_order(workspace: Workspace) -> None:
-    """decord's seeking agrees with PyAV's sequential decoding, at B-frames and across groups of pictures."""
+    """Seeking agrees with sequential decoding, at B-frames and across groups of pictures."""
     meta, mp4 = read_clip(open_videos(workspace).clip_place(0))
     with av.open(io.BytesIO(mp4)) as container:
         every = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

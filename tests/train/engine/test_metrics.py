@@ -15,7 +15,8 @@ from train.engine.metrics import Metrics, read
 def watch(run: Path, *, start: int = 0, wandb: str = "") -> None:
     metrics = Metrics(run, title="pretrain", start=start, total=4, every=2, clips_per_step=8, wandb=wandb)
     for step in range(start + 1, 5):
-        metrics.update(step, epoch=0, lr=0.1 * step, values={"loss": float(step)}, waited=0.0, now=float(10**9 + step))
+        metrics.update(step, epoch=0, lr=0.1 * step, values={"loss": float(step)}, waited=0.25, computed=step,
+                       now=10.0**9 + step)  # fmt: skip
     metrics.close()
 
 
@@ -25,6 +26,7 @@ def test_lines_and_tensorboard_say_the_same(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"], line["lr"]) for line in lines] == [(2, 1.5, 0.2), (4, 3.5, 0.4)]
     wanted = {"clips_per_second", "data_wait", "memory_gb", "eta_seconds", "epoch"}
     assert all(wanted <= line.keys() for line in lines)
+    assert [(line["wait_ms"], line["compute_ms"]) for line in lines] == [(250, 1.5), (250, 3.5)]  # means of updates
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(2, 1.5), (4, 3.5)]
