@@ -110,6 +110,8 @@ def ceiling() -> float:
     for processes in COUNTS:
         with multiprocessing.Pool(processes) as pool:
             reached.append(sum(pool.map(counted, [1.0] * processes, chunksize=1)))
+            pool.close()
+            pool.join()  # ended, not killed: Ray's handler of signals, which a fork has, would print a trace
     return reached[1] / reached[0]
 
 
