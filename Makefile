@@ -42,6 +42,7 @@ lint: $(READY) ## check style and types
 bench: $(READY) ## run every program in bench/
 	@for program in bench/[a-z]*.py; do \
 		[ -e "$$program" ] || { echo "bench/ holds no programs yet"; continue; }; \
+		case $$program in bench/gates.py | bench/gpu_check.py) continue ;; esac; \
 		echo "== $$program"; $(BIN)/python "$$program" || exit; \
 	done
 
@@ -66,9 +67,9 @@ gpu-world: ## on a GPU machine: four masks, three seeds, from what gpu-world-dat
 gpu-check-data: $(READY) ## make what gpu-check needs, under work/gpu_check: clips, and wheels for the GPU machine
 	$(BIN)/python bench/gpu_check.py prepare
 
-gpu-check: ## on a GPU machine: its tests and measurements, eight minutes at most; GPU_PYTHON chooses the interpreter
+gpu-check: ## on a GPU machine: its tests and measurements, eight minutes at most; GPU_PYTHON, VIDEOMAE=CHECKOUT
 	[ ! -d work/gpu_check/wheels ] || $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps work/gpu_check/wheels/*.whl
-	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_check.py
+	PYTHONPATH=. $(GPU_PYTHON) bench/gpu_check.py $(if $(VIDEOMAE),--videomae $(VIDEOMAE))
 
 demo-models: $(READY) ## train the demo's small models again
 	$(BIN)/python -m pipeline.world.train_models

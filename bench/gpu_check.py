@@ -59,6 +59,8 @@ def main() -> None:
         prepare(options)
     elif options.command == "part":
         run_part(options.parts[0], options)
+    elif options.device == "cpu" and not options.tiny:
+        sys.exit("gpu_check: torch sees no GPU here; --tiny rehearses every part on the CPU")
     else:
         sys.exit(check(options))
 

@@ -99,7 +99,9 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would be done, and why.")] = False,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help="With --plan: also the batch, memory and hours of pretraining by N GPUs."),
+        typer.Option(
+            min=1, help="With --plan: also batch, memory and hours of pretraining by so many GPUs; by default not."
+        ),
     ] = None,
     ray_address: Address = None,
 ) -> None:
