@@ -115,11 +115,12 @@ def missing_videos(section: str, options: Frozen, videos: Videos, train: Bools, 
 
 def _check_model(experiment: Experiment, run: Path) -> None:
     """Refuses to load weights into the model of another config."""
-    trained = required_record(run, "tgmae pretrain").config
+    record = required_record(run, "tgmae pretrain").config
     for name in ("clip", "model"):
-        asked = getattr(experiment, name).model_dump(mode="json")
-        wrong = [f"{name}.{key}" for key, value in asked.items()
-                 if trained[name].get(key) != value and key not in ("init", "checkpoint_activations")]  # fmt: skip
+        asked = getattr(experiment, name)
+        trained = {**type(asked)().model_dump(mode="json"), **record[name]}  # older runs lack the keys of today
+        wrong = [f"{name}.{key}" for key, value in asked.model_dump(mode="json").items()
+                 if trained[key] != value and key not in ("init", "checkpoint_activations")]  # fmt: skip
         if wrong:
             raise UserError(
                 f"{run} was trained with another {', '.join(wrong)}: judge it with its own {run / 'config.toml'}"
