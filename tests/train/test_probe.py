@@ -194,7 +194,7 @@ def test_features_are_computed_once(workspace: Workspace, small: Small) -> None:
     with pytest.raises(UserError, match="trained with another clip.stride"):
         run_probe(small(clip={"stride": 3}, probe={"views": 3}))
     run, record = workspace.run("pretrain"), read_record(workspace.run("pretrain"))
-    assert record is not None and record.config["clip"].pop("scales") == list(small().clip.scales) == list(Clip().scales)
+    assert record is not None and record.config["clip"].pop("scales") == list(Clip().scales)
     write_record(run, record)  # as of a release that had no such key
     run_probe(small(probe={"views": 3}))
     with pytest.raises(UserError, match="trained with another clip.scales"):
