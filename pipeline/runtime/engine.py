@@ -77,14 +77,16 @@ def execute(
                     raise UserError(f"Ray cannot make the workers' environment: {_end(str(error))}") from None
                 except ray.exceptions.RayError as error:  # the actor died, or its node did
                     _alive()
-                    yield -task.done
-                    again.append((task.unit, _counted_death(task, error, config.retries)))
+                    if not task.made:  # else nothing is lost, and the part may be joined already
+                        yield -task.done
+                        again.append((task.unit, _counted_death(task, error, config.retries)))
                     continue
                 running[stream] = task
                 if isinstance(event, int):
                     task.done += event
                     yield Advance.by(event, task.worker, task.unit, task.done)
                 else:
+                    task.made = True
                     yield Made(task.unit, event)
         finally:
             if ray.is_initialized():
@@ -139,7 +141,7 @@ class _RunningUnit:
 
     def __init__(self, unit: Unit, deaths: int, actor: Any, worker: str) -> None:
         self.unit, self.deaths, self.actor, self.worker, self.done = unit, deaths, actor, worker, 0
-        self.began = time.monotonic()
+        self.began, self.made = time.monotonic(), False
 
     def start(self, make_worker: Callable[[], Worker]) -> Any:
         return self.actor.run.options(num_returns="streaming").remote(make_worker, self.unit)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from pipeline.runtime.units import Made, Row, ShardResult, Unit
-from schemas.atomic import replacing, sha256_file, write_json
+from schemas.atomic import replacing, sha256_file, write_bytes, write_json
 from schemas.errors import UserError
 from schemas.stage import PARTS
 from schemas.workspace import shard_name
@@ -79,8 +78,8 @@ def joined(folder: Path, parts: Sequence[Made]) -> ShardResult:
     if tars:
         lengths = [max((row["offset"] + row["length"] for row in part.result.rows), default=0) for part in parts]
         path = folder / shard_name(shard)
-        for name in files:  # which the parts share
-            os.replace(folder / name, folder / Path(name).name)
+        for name in files:  # which the parts share, and need until the shard is kept
+            write_bytes(folder / Path(name).name, (folder / name).read_bytes())
         places = join_shards(path, [(folder / tar, length) for tar, length in zip(tars, lengths, strict=True)])
         files = {path.name: sha256_file(path), **{Path(name).name: digest for name, digest in files.items()}}
         rows = [
@@ -149,6 +148,7 @@ class Growing:
             if wait or future.done():
                 yield future.result()
                 del self._joining[shard]
+                self._parts.pop(shard, None)
 
     def _join_whole(self, shard: int) -> None:
         parts = self._parts[shard]

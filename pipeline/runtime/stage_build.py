@@ -12,7 +12,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,8 +67,12 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
             print(f"{stage}: resumes, {before} of {total} videos are done", file=sys.stderr)
         parts = Parts(pending, job.step, shards.places)
         root = Path(experiment.workspace)
-        with Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress:
-            for event in _events(job, folder, parts, experiment) if parts else ():
+        with (
+            Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress,
+            closing(_events(job, folder, parts, experiment)) as events,  # an error's traceback would keep it open
+        ):
+            _check_budget(stage, failures, total, experiment.max_failures)
+            for event in events:
                 if isinstance(event, int):
                     progress.advance(event)
                     if isinstance(event, Advance):
@@ -78,8 +83,7 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
                     progress.event("failure", video=row["video_id"], error=row["error"], message=row["message"])
                 failures += _failed(event.result)
                 progress.advance(0, failed=len(failures))
-                if exceeds_budget(len(failures), total, experiment.max_failures):
-                    raise UserError(_over_budget(stage, failures, total, experiment.max_failures))
+                _check_budget(stage, failures, total, experiment.max_failures)
                 done |= {result.shard: _told(progress, result) for result in shards.finished()}
             done |= {result.shard: _told(progress, result) for result in shards.finished(wait=True)}
     return done
@@ -95,7 +99,9 @@ def _failed(result: ShardResult) -> list[Row]:
     return [row for row in result.failures if row["error"] not in SKIPPED]
 
 
-def _events(job: Job, folder: Path, parts: Parts, experiment: Experiment) -> Iterator[int | Made]:
+def _events(job: Job, folder: Path, parts: Parts, experiment: Experiment) -> Generator[int | Made, None, None]:
+    if not parts:
+        return
     # Ray's workers may run in another folder: a full path.
     make_worker = partial(job.worker, folder.resolve())
     if not job.in_process and not experiment.ray.in_process:
@@ -166,9 +172,11 @@ def _merged(job: Job, folder: Path, results: list[ShardResult], started: float) 
     )
 
 
-def _over_budget(stage: str, failures: list[Row], total: int, budget: str) -> str:
+def _check_budget(stage: str, failures: list[Row], total: int, budget: str) -> None:
+    if not exceeds_budget(len(failures), total, budget):
+        return
     worst, count = Counter(row["message"] for row in failures).most_common(1)[0]
-    return (
+    raise UserError(
         f"{stage}: {len(failures)} of {total} videos failed, more than max_failures = {budget!r} allows. "
         f"Most frequent ({count}): {worst}. Set max_failures higher to go on; what is done is kept"
     )

@@ -76,7 +76,7 @@ class Experiment(Section):
     @field_validator("workspace")
     @classmethod
     def _is_a_folder(cls, value: str) -> str:
-        if re.match(r"[a-z][a-z0-9]+://", value):
+        if re.match(r"[a-z][a-z0-9]+:/", value):  # a Path has made one slash of two
             raise ValueError(f"workspace = {value!r}: a folder is needed, URLs are not supported yet")
         return value
 

@@ -144,6 +144,7 @@ def test_every_key_can_be_set() -> None:
         ("mask=" + "[" * 20_000, "mask"),
         ("x" * 50_000 + "=1", "unknown key"),
         ("workspace=s3://bucket/w", "URLs are not supported yet"),
+        (f"workspace={Path('s3://bucket/w')}", "URLs are not supported yet"),  # as commands give it
     ],
 )
 def test_hostile_overrides_are_refused_at_once(override: str, message: str) -> None:

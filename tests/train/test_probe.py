@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from schemas.config import Experiment, Probe
+from schemas.config import Clip, Experiment, Probe
 from schemas.errors import UserError
-from schemas.stage import read_record
+from schemas.stage import read_record, write_record
 from schemas.tables import CLIP_INDEX, MANIFEST, read_table, video_key, write_table
 from schemas.workspace import Workspace
 from tests.train.data.test_views import spoil
@@ -193,6 +193,12 @@ def test_features_are_computed_once(workspace: Workspace, small: Small) -> None:
     assert before["top1_untrained"] is not None and after["top1_untrained"] is None
     with pytest.raises(UserError, match="trained with another clip.stride"):
         run_probe(small(clip={"stride": 3}, probe={"views": 3}))
+    run, record = workspace.run("pretrain"), read_record(workspace.run("pretrain"))
+    assert record is not None and record.config["clip"].pop("scales") == list(Clip().scales)
+    write_record(run, record)  # as of a release that had no such key
+    run_probe(small(probe={"views": 3}))
+    with pytest.raises(UserError, match="trained with another clip.scales"):
+        run_probe(small(clip={"scales": [1.0]}, probe={"views": 4}))
 
 
 def test_another_encoder_is_judged_where_stages_have_no_pretraining(workspace: Workspace, small: Small) -> None:
