@@ -28,14 +28,14 @@ TEXT = ("guide=text", "mask.kind=top-k", "mask.text_share=[1,1]")
 HALF = ("guide=text", "mask.kind=top-k", "mask.text_share=[0.5,0.5]")
 BOTTOM = ("guide=text", "mask.kind=bottom-k", "mask.text_share=[1,1]")
 SUPERVISED = (
-    "finetune.epochs=8", "finetune.repeats=4", "finetune.batch_size=64", "finetune.base_lr=4e-3",
+    "finetune.epochs=10", "finetune.repeats=4", "finetune.batch_size=16", "finetune.base_lr=4e-3",
     "finetune.warmup_epochs=1", "finetune.layer_decay=1", "finetune.drop_path=0", "finetune.mixup=0",
     "finetune.cutmix=0", 'finetune.rand_augment=""', "finetune.erasing=0", "finetune.area=[0.6,1]",
     "finetune.temporal_views=2", "finetune.spatial_views=1", "finetune.clip_grad=1",
 )  # fmt: skip
 BOUNDS = (
     Row("untrained", "untrained encoder (floor)", (*TUBE, ALONE, *NOT_TRAINED)),
-    Row("supervised", "supervised from scratch, 8 epochs",
+    Row("supervised", "supervised from scratch, 600 updates",
         (*TUBE, ALONE, *NOT_TRAINED, *SUPERVISED, 'stages=["pretrain", "finetune"]')),
     Row("supervised-motion", "the same, supervised on how it moves",
         (*TUBE, ALONE, *NOT_TRAINED, *SUPERVISED, 'stages=["pretrain", "finetune"]', 'workspace="{folder}/motions"',
