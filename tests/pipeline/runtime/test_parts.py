@@ -16,8 +16,8 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.runtime.job import Job
 from pipeline.runtime import kept
+from pipeline.runtime.job import Job
 from pipeline.runtime.kept import Growing, join_shards, joined, keep_result, kept_parts
 from pipeline.runtime.parts import Parts
 from pipeline.runtime.stage_build import build
