@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,24 +91,25 @@ class FeaturesWorker(SidecarWorker):
         step = max(1, len(unit.rows) // VIDEOS)
         rows = [row for first in range(step) for row in unit.rows[first::step]]
         found = 0
-        for row, chunks in self.decoded(rows):
-            scored = -(-row["frames"] // self._stride)
-            wanted = set(np.linspace(0, scored - 1, FRAMES).round().astype(int).tolist())
-            frames: list[Any] = []
-            done = 0
-            try:
-                for chunk in chunks:
-                    frames += [frame for number, frame in enumerate(chunk, done) if number in wanted]
-                    done += len(chunk)
-                embedded = self._embed(np.stack(frames))
-            except UserError:
-                raise
-            except Exception:  # its turn comes, and it is named then
-                continue
-            yield embedded
-            found += 1
-            if found == VIDEOS:
-                return
+        with closing(self.decoded(rows)) as videos:
+            for row, chunks in videos:
+                scored = -(-row["frames"] // self._stride)
+                wanted = set(np.linspace(0, scored - 1, FRAMES).round().astype(int).tolist())
+                frames: list[Any] = []
+                done = 0
+                try:
+                    for chunk in chunks:
+                        frames += [frame for number, frame in enumerate(chunk, done) if number in wanted]
+                        done += len(chunk)
+                    embedded = self._embed(np.stack(frames))
+                except UserError:
+                    raise
+                except Exception:  # its turn comes, and it is named then
+                    continue
+                yield embedded
+                found += 1
+                if found == VIDEOS:
+                    return
 
 
 def run_features(experiment: Experiment) -> StageRecord:

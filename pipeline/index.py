@@ -6,7 +6,6 @@ Files that were probed are kept in `.parts/` every few seconds, so that a stoppe
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from schemas.progress import Progress
 from schemas.registry import FORMATS
 from schemas.stage import PARTS, StageRecord, StageSpec, current_record, required_record, stored_files, write_record
 from schemas.tables import FAILURES, LOST, MANIFEST, failure, video_key, write_table
+from schemas.usable_cores import usable_cores
 
 TABLE = "manifest.parquet"
 CLASSES = "classes.json"  # {"classes": names by label, "groups": {"verb": {"names": [...], "of_class": [...]}, ...}}
@@ -138,17 +138,13 @@ def _probe_all(root: Path, listing: Listing, parts: Path, experiment: Experiment
 
 
 def _probed(root: Path, paths: list[str], workers: int) -> Generator[tuple[str, Row], None, None]:
-    processes = workers or _cores()
+    processes = workers or usable_cores()
     tasks = [str(root / path) for path in paths]
     for number, found in map_processes(probe_file, tasks, processes=processes, time_limit=2 * TIME_LIMIT):
         if isinstance(found, VideoFacts):
             yield paths[number], asdict(found)
         else:
             yield paths[number], {"error": type(found).__name__, "message": str(found)}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def probe_file(path: str) -> VideoFacts | VideoError:

@@ -6,7 +6,8 @@ Threads decode the next videos while the model works: a GPU scores far more fram
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ class SidecarWorker:
         keys = [row["key"] for row in unit.rows]
         texts, reasons = self._captions.of(keys) if self._captions else ({key: [] for key in keys}, {})
         wanted = [row for row in unit.rows if row["key"] in texts]
-        videos = self.decoded(wanted)
         path = self._folder / unit.tar
         rows: list[Row] = []
         failures: list[Row] = []
-        with new_shard(path) as shard:
+        # Closed whatever happens: an error's traceback would keep its threads, which wait, and so the process.
+        with closing(self.decoded(wanted)) as videos, new_shard(path) as shard:
             for row in unit.rows:
                 key, maps = row["key"], 0
                 meta = GuideMeta(video_id=row["video_id"], frames=row["frames"], frame_stride=self._stride)
@@ -91,7 +92,7 @@ class SidecarWorker:
                 yield 1
         yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, clock)
 
-    def decoded(self, rows: list[Row]) -> Iterator[tuple[Row, Iterator[Array]]]:
+    def decoded(self, rows: list[Row]) -> Generator[tuple[Row, Iterator[Array]], None, None]:
         """The chunks of each video, in order; none of a video that is not looked at. They raise VideoError, and
         UserError where the clips themselves are not what their index says."""
         if self._read is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -183,7 +184,7 @@ def listing_digest(root: Path, *, follow: bool = False) -> str:
             walked.add(real)
         subfolders, lines = [], []
         for entry in sorted(_entries(folder), key=attrgetter("name")):
-            if entry.is_dir():
+            if _is_folder(entry):
                 subfolders.append(entry)
             else:
                 stat = entry.stat(follow_symlinks=follow and os.path.exists(entry.path))
@@ -193,6 +194,13 @@ def listing_digest(root: Path, *, follow: bool = False) -> str:
             (each.path, f"{prefix}{each.name}/") for each in subfolders[::-1] if follow or not each.is_symlink()
         ]
     return digest.hexdigest()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads round in a circle is none."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 TEMPORARY = ".tmp"  # the suffix of a file that is still being written; readers and clean-up know it
 
@@ -33,9 +34,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """Of several writers of one file the first one's content stays."""
+    """Of several writers of one file, on whatever machines, the first one's content stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")  # processes of two machines share numbers
     try:
         with open(partial, "wb") as file:
             file.write(data)

@@ -87,13 +87,14 @@ def _counts(record: StageRecord) -> str:
     return "" if done is None else f": {done} done, {failed or 0} failed"
 
 
-def plan(experiment: Experiment) -> list[Step]:
-    """What a run would do, without doing it. A stage after one that is built is decided when its input is complete.
+def plan(experiment: Experiment, *, only: Sequence[str] | None = None) -> list[Step]:
+    """What a run of these stages would do, without doing it; None: of all. A stage after one that is built is decided
+    when its input is complete.
 
     Raises UserError for what would stop the run, as far as it is known beforehand.
     """
     steps: list[Step] = []
-    for stage in _wanted(experiment):
+    for stage in _wanted(experiment, only):
         try:
             spec = stage.spec(experiment)
             step = decide(stage, spec)
@@ -145,13 +146,11 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
     Raises UserError, before anything is touched, for what a plan would raise, and for models that cannot be had.
     """
     settle_all(Path(experiment.workspace))
-    steps = plan(experiment)
-    _check_models(experiment, steps, only)
+    stages, steps = _wanted(experiment, only), plan(experiment, only=only)
+    _check_models(experiment, stages, steps)
     with shared_ray() as ray:
         worked = False
-        for stage, planned in zip(_wanted(experiment), steps, strict=True):
-            if only is not None and stage.name not in only:
-                continue
+        for stage, planned in zip(stages, steps, strict=True):
             # Until something is made the plan holds: the data folder, which may be large, is not listed again.
             step = decide(stage, stage.spec(experiment)) if worked or planned.action == "pending" else planned
             worked = worked or step.works
@@ -162,11 +161,10 @@ def run(experiment: Experiment, say: Callable[[str], None] = print, *, only: Seq
                 _run_logged(stage, step, experiment)
 
 
-def _check_models(experiment: Experiment, steps: Sequence[Step], only: Sequence[str] | None) -> None:
+def _check_models(experiment: Experiment, stages: Sequence[Stage], steps: Sequence[Step]) -> None:
     """Raises UserError, before hours of other stages, when a model of one that will be made cannot be had."""
-    for stage, step in zip(_wanted(experiment), steps, strict=True):
-        asked = only is None or stage.name in only
-        if asked and stage.check is not None and (step.works or step.expected):
+    for stage, step in zip(stages, steps, strict=True):
+        if stage.check is not None and (step.works or step.expected):
             stage.check(experiment)
 
 
@@ -196,11 +194,13 @@ def _run_logged(stage: Stage, step: Step, experiment: Experiment) -> None:
         stage.run(experiment)
 
 
-def _wanted(experiment: Experiment) -> list[Stage]:
-    """The stages of this experiment in their order; the parts of a mix of captions come before it."""
+def _wanted(experiment: Experiment, only: Sequence[str] | None) -> list[Stage]:
+    """The stages of this experiment, or those of them named, in their order; the parts of a mix of captions come before
+    it."""
     return [
         each
         for stage in STAGES
         if stage.wanted(experiment)
         for each in (*(part_stages(experiment) if stage.name == "caption" else ()), stage)
+        if only is None or each.name in only
     ]

@@ -35,6 +35,12 @@ def workers(found: Any) -> str:
     ]  # fmt: skip
     titles = ["", "videos", "of which stay together", "1 worker", "2 workers", "speed-up (target 1.8)",
               "of two that count", "2 workers, busy", "load"]  # fmt: skip
+    rest = "The rows"
+    if "sleeping" in found["stages"]:
+        rest = (
+            "The first row needs no core and shows what the machinery gives: Ray, the scheduler, parts on disk and "
+            "their joining. The\nothers"
+        )
     return f"""{head}
 One tar, by one and by two Ray actors in turn, from the first one's start to the joined tar; medians of
 {found["rounds"]} rounds. Machine: {found["machine"]}, at nice {found["nice"]} beside other work; load: so many
@@ -42,8 +48,7 @@ processes wanted its cores.
 
 {markdown(titles, rows)}
 
-The first row needs no core and shows what the machinery gives: Ray, the scheduler, parts on disk and their joining. The
-others need two cores that are idle, and here other work takes its share: "of two that count" is how much further two
+{rest} need two cores that are idle, and here other work takes its share: "of two that count" is how much further two
 processes come that do nothing but count, measured in the same rounds, and so what two workers can reach. `busy` is the
 share of the two actors' time, between their start and the joined tar, in which they had a part to work on. Caption and
 guide decode in threads or processes beside the model, so one actor already uses part of the second core.

@@ -19,9 +19,10 @@ def precision_for(asked: AutoPrecision, device: str) -> Precision:
     """`asked`, or what "auto" means on this machine's `device`: auto, cpu, cuda, cuda:1 ..."""
     if asked != "auto":
         return asked
-    majors = [] if device == "cpu" else capabilities()
-    chosen = majors[int(device.partition(":")[2]) :][:1] if ":" in device else majors
-    return "bfloat16" if chosen and min(chosen) >= NATIVE else "float32"
+    majors, number = [] if device == "cpu" else capabilities(), device.partition(":")[2]
+    if ":" in device:  # a device that is none is reported where it is used
+        majors = majors[int(number) :][:1] if number.isdecimal() else []
+    return "bfloat16" if majors and min(majors) >= NATIVE else "float32"
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from threading import Condition
@@ -44,12 +44,12 @@ def map_ahead(
 
 def streams_ahead(
     function: Callable[[Item], Iterable[Value]], items: Iterable[Item], *, threads: int, ahead: int
-) -> Iterator[tuple[Item, Iterator[Value]]]:
+) -> Generator[tuple[Item, Iterator[Value]], None, None]:
     """Yields (item, values of function(item)) in the order of `items`; `threads` items are worked on at once.
 
     At most twice as many are begun, and of each at most `ahead` values exist that the consumer has not taken. An
     exception of `function` is raised where its value would have come. What the consumer leaves of an item when it asks
-    for the next one is not made.
+    for the next one is not made. To be closed by whoever may stop early: threads wait until then.
     """
 
     def begun(item: Item) -> tuple[Item, _Stream[Value]]:
@@ -106,7 +106,7 @@ class _Stream(Generic[Value]):
     def __iter__(self) -> Iterator[Value]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._values or self._ended)
+                self._changed.wait_for(lambda: self._values or self._ended or self._stopped)
                 if not self._values:
                     return
                 value, error = self._values.popleft()

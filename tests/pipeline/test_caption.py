@@ -330,5 +330,25 @@ def test_streams_ahead_makes_nothing_that_is_not_wanted() -> None:
 
     items = streams_ahead(source, range(1000), threads=2, ahead=2)
     assert [next(next(items)[1]) for _ in range(3)] == [0, 0, 0]
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     assert len(made) < 40
+
+
+def test_an_item_of_closed_streams_ends_though_it_was_never_begun() -> None:
+    hold, begun = threading.Event(), threading.Event()
+
+    def source(item: int) -> Iterator[int]:
+        begun.set()
+        hold.wait(30)
+        yield item
+
+    items = streams_ahead(source, range(2), threads=1, ahead=1)
+    next(items)
+    begun.wait(30)
+    _, second = next(items)  # the only thread still works on the first one
+    threading.Timer(0.1, hold.set).start()
+    items.close()
+    ended = threading.Thread(target=list, args=(second,), daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive()

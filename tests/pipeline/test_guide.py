@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,14 @@ def make_captions(
     write_table(folder / "failures.parquet", failures, FAILURES)
     record(folder, "caption", {"manifest": manifest}, "T1")
     return folder
+
+
+class Broken:
+    """A model that cannot go on, whatever the video."""
+
+    def score(self, chunks: Iterable[Frames], captions: list[str]) -> Scores:
+        next(iter(chunks))
+        raise UserError("the model is broken")
 
 
 CAPTIONED = {"c.mp4": ["c0"], "a.mp4": ["a <b>0</b>\n", "a1", "a2"], "b.mp4": ["b0", "b1"]}
@@ -490,3 +499,19 @@ def test_every_guide(
     assert again.output == whole.output
     assert {path.name: path.read_bytes() for path in folder.glob("*.tar")} == tars
     assert (folder / "000000.tar").stat().st_mtime_ns == made
+
+
+def test_an_error_that_is_held_holds_no_thread(workspace: Path) -> None:
+    """Python waits for every thread at its end, and these would wait for their consumer."""
+
+    def chunks(data: bytes, stride: int, frames: int) -> Iterator[Frames]:
+        yield from (np.zeros((1, 32, 64, 3), np.uint8) for _ in range(9))
+
+    index = read_table(workspace / "clips" / "index.parquet", CLIP_INDEX).to_pylist()
+    worker = GuideWorker(
+        Broken(), workspace / "clips", workspace / "captions" / "oracle", workspace / "out", STRIDE, chunks, threads=2
+    )
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match="the model is broken") as held:
+        list(worker.run(Unit(0, index[:2])))
+    assert set(threading.enumerate()) <= before and held.tb is not None

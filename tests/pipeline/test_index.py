@@ -182,6 +182,7 @@ def test_the_listing_s_digest_is_that_of_a_walk(tmp_path: Path) -> None:
     (root / "link.mp4").symlink_to("b.mp4")
     (root / "gone.mp4").symlink_to("nowhere")
     (root / "folder").symlink_to("a")
+    (root / "circle").symlink_to("circle")
     assert listing_digest(root) == walked_digest(root)
     before = listing_digest(root)
     os.utime(root / "a" / "z" / "1.mp4", ns=(0, 0))

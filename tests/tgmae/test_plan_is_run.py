@@ -22,12 +22,12 @@ from pipeline.guides import Scores, text
 from pipeline.runtime import kept, stage_build
 from pipeline.world.write import write_world
 from schemas.config import Experiment
-from schemas.errors import UserError
+from schemas.errors import MissingInput, UserError
 from schemas.stage import replaced_folder
 from schemas.toml import load_experiment
 from schemas.workspace import Workspace
 from tgmae import stages
-from tgmae.run import Step, plan, run, run_one
+from tgmae.run import DATA, Step, plan, run, run_one
 from tgmae.runs.changes import restore
 from tgmae.runs.inventory import Item, inventory
 from tgmae.shipped_files import WORLD_MODELS
@@ -236,6 +236,15 @@ def test_the_data_folder_is_listed_once(finished: Path, tmp_path: Path, monkeypa
     assert len(listed) == 1
     run(asked, lambda line: None)
     assert len(listed) == 2
+
+
+def test_only_the_stages_that_are_named_are_planned(finished: Path) -> None:
+    """The world table's second world: its data is current, and the run that is probed on it is still to come."""
+    asked, lines = experiment(finished, {"stages": ["probe"], "name": "to-come"}), list[str]()
+    with pytest.raises(MissingInput):
+        run(asked, lines.append)
+    run(asked, lines.append, only=DATA)
+    assert lines and all(line.split()[1] == "current" for line in lines)
 
 
 @pytest.mark.slow

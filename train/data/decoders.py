@@ -57,6 +57,8 @@ def with_pyav(mp4: bytes, wanted: Sequence[int], expected: int) -> Decoded:
             if len(packets) != expected:
                 return Decoded(len(packets), np.empty((0, 0, 0, 3), np.uint8))
             shown = sorted(packet.pts for packet in packets)
+            if len(set(shown)) != len(shown):
+                raise DecodingFailed("several frames are of one time")
             place = {shown[number]: row for row, number in enumerate(wanted)}
             pixels_THWC, found = np.empty((0, 0, 0, 3), np.uint8), set[int]()
             reformatter = VideoReformatter()

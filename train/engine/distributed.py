@@ -20,6 +20,7 @@ from schemas.errors import UserError
 from schemas.lock import only_writer
 from schemas.signals import TERMINATED, exit_status
 from schemas.toml import dump
+from schemas.usable_cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def share_cores(workers: int, device: torch.device) -> None:
     A thread of torch that waits for its core makes all others wait: measured 10 times slower on two busy cores.
     """
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
+        torch.set_num_threads(max(1, usable_cores() - workers))
 
 
 def launch(experiment: Experiment, *arguments: str, command: str = "pretrain") -> None:
@@ -119,7 +120,7 @@ def launch(experiment: Experiment, *arguments: str, command: str = "pretrain") -
         torchrun += ["--nproc-per-node", str(experiment.pretrain.processes)]
         torchrun += ["-m", "train", command, str(config), "--end-with-parent", *arguments]
         # Threads are shared out, as torchrun would else give each process a single one.
-        threads = str(max((os.cpu_count() or 1) // experiment.pretrain.processes, 1))
+        threads = str(max(usable_cores() // experiment.pretrain.processes, 1))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

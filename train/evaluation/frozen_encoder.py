@@ -69,7 +69,7 @@ class FrozenEncoder:
 
         def compute(some: Videos) -> Features:
             return extract(
-                encoder(), ViewDataset(some, experiment.clip, options),
+                encoder(), ViewDataset(some, experiment.clip, options, experiment.pretrain.decoder),
                 workers=loader_workers(experiment, self.device.type), device=self.device,
                 title=f"{self.spec.stage}, {name}",
             )  # fmt: skip

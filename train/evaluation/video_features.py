@@ -48,6 +48,7 @@ class ViewDataset(Dataset["Tensor | Failure"]):
     videos: Videos
     clip: Clip
     options: Frozen
+    decoder: str = "auto"
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -57,7 +58,7 @@ class ViewDataset(Dataset["Tensor | Failure"]):
         try:
             return read_views(
                 self.videos.clip_place(row), self.clip, sampling=options.sampling, temporal=options.views,
-                spatial=options.spatial_views,
+                spatial=options.spatial_views, decoder=self.decoder,
             )  # fmt: skip
         except UserError as error:
             return Failure(str(error))

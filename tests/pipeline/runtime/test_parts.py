@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import os
 import signal
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.runtime import kept
 from pipeline.runtime.job import Job
-from pipeline.runtime.kept import Growing, join_shards, keep_result, kept_parts
+from pipeline.runtime.kept import Growing, join_shards, joined, keep_result, kept_parts
 from pipeline.runtime.parts import Parts
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.tars import new_shard, write_shard
@@ -142,16 +145,45 @@ class Stamp:
         yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, {"compute": 1.0})
 
 
-def make(folder: Path, log: Path, *sizes: int, options: Ray | None = None, **stamp: str) -> StageRecord:
+class DiesAfterwards(Stamp):
+    """Once, when its result has been told."""
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        yield from super().run(unit)
+        if not self.log.with_suffix(".died").exists():
+            self.log.with_suffix(".died").touch()
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Closed(Stamp):
+    """Says when what it began is given up."""
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        try:
+            yield from super().run(unit)
+        finally:
+            self.log.with_suffix(".closed").touch()
+
+
+def make(
+    folder: Path,
+    log: Path,
+    *sizes: int,
+    options: Ray | None = None,
+    worker: type[Stamp] = Stamp,
+    failing: str = "100%",
+    **stamp: str,
+) -> StageRecord:
     job = Job(
         spec=StageSpec("toy", folder, {"a": 1}, {"clips": "digest"}),
         units=shards(*sizes),
-        worker=lambda into: Stamp(into, log, **stamp),
+        worker=lambda into: worker(into, log, **stamp),
         schema=GUIDE_INDEX,
         table="index.parquet",
         tools=[],
     )
-    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=2), max_failures="100%"))
+    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=2), max_failures=failing))
 
 
 def visible(folder: Path) -> dict[str, bytes]:
@@ -200,12 +232,20 @@ def test_a_killed_worker_costs_its_part_alone(tmp_path: Path, calm: dict[str, by
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
+def test_a_worker_killed_after_its_result_is_not_asked_again(tmp_path: Path, calm: dict[str, bytes]) -> None:
+    make(tmp_path / "out", tmp_path / "log", 20, 9, worker=DiesAfterwards)
+    assert (tmp_path / "log.died").exists() and visible(tmp_path / "out") == calm
+    assert len((tmp_path / "log").read_text().split()) == 29
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("resumed", [Ray(workers=3), Ray(address="none")])
 def test_what_is_done_of_a_shard_is_not_made_again(tmp_path: Path, calm: dict[str, bytes], resumed: Ray) -> None:
     with pytest.raises(UserError, match="does not like"):
         make(tmp_path / "out", tmp_path / "log", 20, 9, broken="0/18.mp4")
-    kept = kept_parts(tmp_path / "out", shards(20, 9))
-    names = {row["video_id"] for part in kept[0] for row in part.unit.rows}
+    parts = kept_parts(tmp_path / "out", shards(20, 9))
+    names = {row["video_id"] for part in parts[0] for row in part.unit.rows}
     assert names
     (tmp_path / "log").unlink()
     make(tmp_path / "out", tmp_path / "log", 20, 9, options=resumed)
@@ -243,7 +283,42 @@ def test_a_run_that_ended_before_it_joined_does_that(tmp_path: Path) -> None:
     with Growing(tmp_path, [unit]) as growing:
         assert not Parts([unit], 1, growing.places)
         (result,) = growing.finished(wait=True)
+        assert not growing.places  # of a shard that is done nothing is held
     *_, whole = Stamp(tmp_path / "calm", tmp_path / "log").run(unit)
     assert result == ShardResult(0, whole.rows, whole.failures, whole.files, {"compute": 2.0})  # type: ignore[union-attr]
     assert (tmp_path / "000000.tar").read_bytes() == (tmp_path / "calm" / "000000.tar").read_bytes()
     assert not (tmp_path / ".parts" / "000000").exists()
+
+
+def test_a_kill_while_parts_are_joined_loses_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one shard may share a file, which each of them needs to count as done."""
+    (unit,) = shards(9)
+    parts = []
+    for first, stop in ((0, 3), (3, 9)):
+        made = part(tmp_path, unit, first, stop)
+        shared = made.unit.beside("000000.basis.npz")
+        (tmp_path / shared).write_bytes(b"basis")
+        files = {**made.result.files, shared: sha256_file(tmp_path / shared)}
+        parts.append(Made(made.unit, replace(made.result, files=files)))
+        keep_result(tmp_path, parts[-1].result, made.unit.name)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(kept, "keep_result", killed)
+        joined(tmp_path, parts)
+    assert kept_parts(tmp_path, [unit]) == {0: parts}
+    assert set(joined(tmp_path, parts).files) == {"000000.tar", "000000.basis.npz"}
+    assert (tmp_path / "000000.basis.npz").read_bytes() == b"basis" and not (tmp_path / ".parts" / "000000").exists()
+
+
+def test_a_run_over_its_budget_stays_so_when_it_is_begun_again(tmp_path: Path) -> None:
+    """Also where the last part went over it, so that nothing is left to make; and what was begun is given up at once,
+    though the error is held."""
+    asked = {"options": Ray(address="none"), "failing": "0", "worker": Closed}
+    for _ in range(2):
+        with pytest.raises(UserError, match="12 of 120 videos failed"):
+            make(tmp_path / "out", tmp_path / "log", 120, **asked)  # type: ignore[arg-type]
+        assert (tmp_path / "log.closed").exists()
+    assert make(tmp_path / "out", tmp_path / "log", 120, **{**asked, "failing": "12"}).counts["failed"] == 12  # type: ignore[arg-type]

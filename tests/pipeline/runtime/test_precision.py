@@ -36,6 +36,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         ([], "auto", "float32"), ([9, 9], "auto", "bfloat16"), ([9, 9], "cpu", "float32"), ([8], "cuda", "bfloat16"),
         ([7], "auto", "float32"), ([9, 7], "auto", "float32"), ([9, 7], "cuda:0", "bfloat16"),
         ([9, 7], "cuda:1", "float32"), ([9], "cuda:5", "float32"),
+        ([9], "cuda:x", "float32"), ([9], "cuda:-1", "float32"),
     ],
 )  # fmt: skip
 def test_bfloat16_where_every_gpu_that_may_be_used_computes_it(

@@ -105,6 +105,19 @@ def test_damage_is_an_error(name: str, how: str) -> None:
         assert found.frames == FRAMES, "then the caller reports it"
 
 
+def test_frames_of_one_time_are_an_error_not_one_for_another() -> None:
+    copied = io.BytesIO()
+    with av.open(io.BytesIO(video("as shard writes"))) as source, av.open(copied, "w", format="mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        packets[4].pts = packets[5].pts
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    with pytest.raises(DecodingFailed, match="of one time"):
+        with_pyav(copied.getvalue(), [4], FRAMES)
+
+
 def test_what_is_installed_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"av"}
     monkeypatch.setattr(decoders, "find_spec", lambda name: name if name in there else None)
