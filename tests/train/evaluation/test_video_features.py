@@ -15,6 +15,7 @@ from schemas.config import Experiment, Probe
 from schemas.errors import UserError
 from schemas.workspace import Workspace
 from tests.train.data.test_views import spoil
+from train.data import reading
 from train.data.reading import read_clip
 from train.data.videos import Videos, open_videos
 from train.data.views import read_views
@@ -126,3 +127,13 @@ def test_a_stop_keeps_the_parts_that_are_done(workspace: Workspace, tmp_path: Pa
         kept_features(path, "a", videos, stopped, part=5)
     kept_features(path, "a", videos, compute, part=5)
     assert [len(asked) for asked in compute.asked] == [5, 5, 4]
+
+
+def test_clips_are_decoded_by_what_is_asked_for(
+    workspace: Workspace, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    by = reading.decoder
+    monkeypatch.setattr(reading, "decoder", lambda name: asked.append(name) or by(name))
+    dataset = ViewDataset(open_videos(workspace), small().clip, options(), "pyav")
+    assert isinstance(dataset[0], Tensor) and asked == ["pyav"]
