@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's 15 would let workers wait for tests on the other core
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes on one core wait for each other, spinning
+
+with suppress(ImportError):  # a GPU machine may lack it, and its tests do not need it
+    from hypothesis import settings
+
+    settings.register_profile("tgmae", deadline=None)  # a busy machine is no failure
+    settings.load_profile("tgmae")
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]

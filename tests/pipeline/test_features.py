@@ -49,7 +49,7 @@ def saved(folder: Path, kept: float = 0.999, seed: int = 0) -> Basis:
     return basis
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 9), counts=st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_codes_are_the_nearest_to_the_coordinates(
     tmp_path_factory: pytest.TempPathFactory, bits: int, seed: int, counts: list[int]

@@ -249,7 +249,7 @@ def test_only_the_stages_that_are_named_are_planned(finished: Path) -> None:
 
 @pytest.mark.slow
 @given(edits=EDITS)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_what_the_plan_says_is_what_the_run_does(
     finished: Path, tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[str, str, int]]
 ) -> None:

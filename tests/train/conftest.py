@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from hypothesis import settings
 
 from schemas.config import Experiment
 from schemas.shards import ClipMeta, GuideMeta, meta_bytes, npy_bytes, quantize
@@ -28,9 +27,6 @@ from schemas.workspace import Workspace, shard_name
 # Threads that wait for one another spin: on a busy machine two are ten times slower than one.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
-
-settings.register_profile("tgmae", deadline=None)  # a busy machine is no failure
-settings.load_profile("tgmae")
 
 WIDTH, HEIGHT, STRIDE, TEXT = 96, 64, 2, 12  # of the videos; of the maps; of the text embeddings
 CLASSES = ("slow", "fast")

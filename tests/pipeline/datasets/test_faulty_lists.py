@@ -129,7 +129,7 @@ TIMES = st.builds("{:02}:{:02}:{:02}.{:02}".format, st.integers(0, 2), *[st.inte
 ROWS = st.tuples(st.sampled_from(["P01_01", "P26_02", "gone"]), TIMES, TIMES, st.integers(0, 4), st.integers(0, 4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ROWS, min_size=1, max_size=12))
 def test_epic_kitchens_is_read_as_a_plain_loop_reads_it(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str, int, int]]

@@ -144,7 +144,7 @@ def test_a_cell_is_the_mean_over_its_told_area() -> None:
 
 
 @given(arrays(np.float32, (9, 2, 3), elements=st.sampled_from([np.nan, 0.0, 1.0, 5.0, -2.0])))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_gaps_are_filled_from_both_sides(x_THW: Floats) -> None:
     motion_T2 = np.stack((x_THW, 2 * x_THW), -1)
     filled = motion_T2.copy()
@@ -158,7 +158,7 @@ def test_gaps_are_filled_from_both_sides(x_THW: Floats) -> None:
 
 
 @given(frames=st.integers(1, 40), stride=st.integers(1, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_map_is_the_mean_over_the_frames_that_take_it(frames: int, stride: int) -> None:
     """Those for which the trainer takes it."""
     from train.data.augment import map_numbers

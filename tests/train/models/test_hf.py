@@ -83,7 +83,7 @@ def theirs(clip_BTHWC: Tensor) -> Tensor:
 
 
 @given(sizes(), st.floats(0, 1), st.booleans(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_pretraining_equals_transformers(size: dict[str, Any], hidden: float, norm_pix: bool, seed: int) -> None:
     torch.manual_seed(seed)
     config = HFConfig(**size, layer_norm_eps=1e-6, use_mean_pooling=False, norm_pix_loss=norm_pix)
@@ -102,7 +102,7 @@ def test_pretraining_equals_transformers(size: dict[str, Any], hidden: float, no
 
 
 @given(sizes(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_classifier_equals_transformers(size: dict[str, Any], seed: int) -> None:
     torch.manual_seed(seed)
     config = HFConfig(**size, layer_norm_eps=1e-6, id2label={i: str(i) for i in range(5)})
@@ -114,7 +114,7 @@ def test_classifier_equals_transformers(size: dict[str, Any], seed: int) -> None
 
 
 @given(sizes(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_there_and_back_changes_nothing(size: dict[str, Any], seed: int) -> None:
     torch.manual_seed(seed)
     config = config_from_hf(size, drop_path=0.1)

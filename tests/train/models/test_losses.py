@@ -27,7 +27,7 @@ from train.models.losses import (
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_pixel_target_by_loops(batch: int, tokens: int, pixels: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     cubes = torch.randint(0, 256, (batch, tokens, pixels * 3), dtype=torch.uint8, generator=generator)
@@ -103,7 +103,6 @@ def infonce_by_loops(video: Tensor, text: Tensor, tau: float, caption: list[int]
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.floats(0.02, 2), st.booleans(), st.integers(0, 2**31))
-@settings(deadline=None)
 def test_contrastive_loss_by_loops(batch: int, dim: int, tau: float, captions: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     video, text = torch.randn(2, batch, dim, generator=generator)
