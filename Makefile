@@ -25,8 +25,8 @@ demo: $(READY) ## run every stage on the embedded world; the report lies under w
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(SPREAD)
 
-test-quick: $(READY) ## run the tests that take less than a second or two each
-	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
+test-quick: $(READY) ## run the tests that take less than a second each
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not medium"
 
 golden: $(READY) ## check that every stage still leaves the same bytes and losses on a fixed small world
 	$(BIN)/python -m pytest tests/golden

@@ -152,12 +152,14 @@ def test_few_files_know_ray() -> None:
     assert knows == ["pipeline/runtime/engine.py", "pipeline/runtime/ray_session.py", "tgmae/cluster.py"]
 
 
+@pytest.mark.medium
 def test_one_file_knows_lavis() -> None:
     """It is the one that runs in LAVIS' environment."""
     knows = [str(path.relative_to(ROOT)) for path in sources(*ROOMS) if "lavis" in imported(path)]
     assert knows == ["pipeline/captioners/lavis.py"]
 
 
+@pytest.mark.medium
 def test_the_trainer_loads_no_captioner_and_no_cluster() -> None:
     """Also through others: all of train, and what it brings in."""
     everything = loaded_by("\n".join(f"import {name}" for name in modules("train")))
@@ -181,6 +183,7 @@ def test_the_command_is_light() -> None:
     assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord", "pyarrow"}
 
 
+@pytest.mark.medium
 def test_help_answers_at_once() -> None:
     command = Path(sys.executable).parent / "tgmae"
     seconds = []
@@ -193,6 +196,7 @@ def test_help_answers_at_once() -> None:
     assert min(seconds) < 1.5, f"tgmae --help took {seconds} seconds"  # 0.5 when the machine does nothing else
 
 
+@pytest.mark.medium
 def test_nothing_is_unpickled() -> None:
     """Shards, captions and weights come from strangers."""
     wrong = []

@@ -131,6 +131,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.medium
 def test_the_wheel_holds_every_room_and_what_ships_with_it(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("tgmae-")}
     wanted = [path for room in ROOMS for path in (ROOT / room).rglob("*")]

@@ -105,6 +105,7 @@ def test_keyframes_of_a_segment(data: Path) -> None:
     assert result.rows[0]["time"] == pytest.approx(0.4)
 
 
+@pytest.mark.medium
 def test_batches_go_across_videos_and_depend_on_the_shard_alone(data: Path) -> None:
     """Neither the threads nor where the shard is parted show in what shares a batch."""
     rows = [row(f"{n}.mp4") for n in range(5)]
@@ -168,6 +169,7 @@ def test_an_unusable_model_stops_the_stage(data: Path) -> None:
         run(worker(captioner, data), [row("0.mp4"), row("1.mp4")])
 
 
+@pytest.mark.medium
 def test_the_same_unit_gives_the_same_rows(data: Path) -> None:
     rows = [row(f"{n}.mp4") for n in range(3)]
     first, second = (run(worker(Grey(), data), rows) for _ in range(2))
@@ -199,6 +201,7 @@ def test_keyframes_are_placed_among_the_frames_that_there_are(tmp_path: Path, su
     assert len({row["text"] for row in result.rows}) == 3
 
 
+@pytest.mark.medium
 def test_random_keyframes_are_drawn_by_seed_and_video(data: Path) -> None:
     rows = [row(f"{n}.mp4") for n in range(5)]
     draws = []
@@ -220,6 +223,7 @@ class Dice(Grey):
         return self.batches[-1]
 
 
+@pytest.mark.medium
 def test_a_frame_is_sampled_with_the_same_seed_in_any_batch(data: Path) -> None:
     rows = [row(f"{n}.mp4") for n in range(5)]
     said = []
@@ -230,6 +234,7 @@ def test_a_frame_is_sampled_with_the_same_seed_in_any_batch(data: Path) -> None:
     assert len(set(said[0].values())) == 15
 
 
+@pytest.mark.medium
 def test_what_cleaning_changed_is_recorded(data: Path) -> None:
     captioner = Grey()
     captioner.caption = lambda frames: [  # type: ignore[method-assign]

@@ -191,6 +191,7 @@ def maps(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.medium
 @pytest.mark.timeout(300)
 def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -228,6 +229,7 @@ def test_a_guide_from_the_cache_is_nearly_the_guide_from_the_videos(
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
 
+@pytest.mark.medium
 @pytest.mark.timeout(300)
 def test_dense_embeddings_have_a_cache_beside_that_of_the_crops(tmp_path: Path) -> None:
     make_clips(tmp_path, NAMES)
@@ -267,6 +269,7 @@ def test_stale_features_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert features_spec(dense).folder.name == "model-dense"  # next to the other, not in its place
 
 
+@pytest.mark.medium
 @pytest.mark.timeout(300)
 def test_stopped_half_way_it_ends_with_the_same_bytes_and_a_broken_video_costs_itself_only(tmp_path: Path) -> None:
     index = make_clips(tmp_path, NAMES)

@@ -252,6 +252,7 @@ def test_a_guide_without_captions_scores_every_video(workspace: Path) -> None:
         assert meta.captions == [] and meta.missing is None and len(meta.scale) == len(meta.offset) == 2
 
 
+@pytest.mark.medium
 def test_embeddings_look_at_no_video(workspace: Path) -> None:
     name = tiny_encoder(workspace / "model")
     encoder = TextEncoder(Text(model=name, device="cpu"))
@@ -453,6 +454,7 @@ class Levels:
 """
 
 
+@pytest.mark.medium
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("guide", "maps", "tools"),

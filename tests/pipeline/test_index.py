@@ -53,6 +53,7 @@ def failures(workspace: Path) -> dict[str, tuple[str, str]]:
     return {row["video_id"]: (row["error"], row["message"]) for row in found}
 
 
+@pytest.mark.medium
 def test_a_folder_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None:
     record = run_index(experiment(video_folder, tmp_path / "w"))
     found = rows(tmp_path / "w")
@@ -72,6 +73,7 @@ def test_a_folder_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.medium
 def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Path) -> None:
     """Segments of long videos, two kinds of classes; what is in no list is listed, what is missing has its reason."""
     notes = tmp_path / "notes"
@@ -118,6 +120,7 @@ def test_a_published_dataset_becomes_a_manifest(video_folder: Path, tmp_path: Pa
     assert run_index(listed).fingerprint != first
 
 
+@pytest.mark.medium
 def test_odd_file_names_reach_the_manifest_as_they_are(tmp_path: Path) -> None:
     """HMDB51's: they are handed to processes and decoders, never to a shell."""
     names = ["#20_Rhythm_clap_u_nm_np1_fr_goo_0", "a;b (x)! &'$(touch y)%s", "-v ünï"]
@@ -142,6 +145,7 @@ def test_odd_file_names_reach_the_manifest_as_they_are(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.medium
 def test_two_runs_give_the_same_bytes_and_the_second_none(video_folder: Path, tmp_path: Path) -> None:
     (video_folder / "walk" / "bad.mp4").write_text("text")
     records = [run_index(experiment(video_folder, tmp_path / name, workers=n)) for n, name in ((1, "a"), (3, "b"))]
@@ -154,6 +158,7 @@ def test_two_runs_give_the_same_bytes_and_the_second_none(video_folder: Path, tm
     assert (tmp_path / "a" / "manifest" / "manifest.parquet").stat().st_mtime_ns == before
 
 
+@pytest.mark.medium
 def test_a_changed_folder_is_indexed_again(video_folder: Path, tmp_path: Path) -> None:
     first = run_index(experiment(video_folder, tmp_path / "w"))
     write_video(video_folder / "walk" / "e.mp4")
@@ -191,6 +196,7 @@ def test_the_listing_s_digest_is_that_of_a_walk(tmp_path: Path) -> None:
     assert listing_digest(root, follow=True) != listing_digest(root)  # and ends
 
 
+@pytest.mark.medium
 def test_bad_files_are_failures_with_a_reason(video_folder: Path, tmp_path: Path) -> None:
     (video_folder / "run" / "text.mp4").write_text("this is text")
     cut(video_folder / "run" / "a.mp4", video_folder / "run" / "cut.mp4")
@@ -210,6 +216,7 @@ def test_bad_files_are_failures_with_a_reason(video_folder: Path, tmp_path: Path
     assert record.counts["done"] == 4
 
 
+@pytest.mark.medium
 def test_labelled_videos_that_are_lost_keep_label_and_split(video_folder: Path, tmp_path: Path) -> None:
     """Not there, not a video, and a part beyond the end; what has no label is nobody's test video."""
     (video_folder / "text.mp4").write_text("this is text")
@@ -236,6 +243,7 @@ def test_csv_segments_share_a_file(video_folder: Path, tmp_path: Path) -> None:
     assert {error for error, _ in failures(tmp_path / "w").values()} == {"BadRow", "OutsideRoot"}
 
 
+@pytest.mark.medium
 def test_what_cannot_be_indexed_is_said(video_folder: Path, tmp_path: Path) -> None:
     def said(data: Path, workspace: Path = tmp_path / "w", **options: Any) -> str:
         with pytest.raises(UserError) as caught:
@@ -262,6 +270,7 @@ def test_what_cannot_be_indexed_is_said(video_folder: Path, tmp_path: Path) -> N
     assert read_record(tmp_path / "w" / "manifest") is None
 
 
+@pytest.mark.medium
 def test_the_error_budget_stops_a_run_that_goes_wrong(video_folder: Path, tmp_path: Path) -> None:
     for number in range(12):
         (video_folder / "run" / f"text{number}.mp4").write_text("text")
@@ -273,6 +282,7 @@ def test_the_error_budget_stops_a_run_that_goes_wrong(video_folder: Path, tmp_pa
     assert record.counts == {"done": 4, "failed": 12, "ignored": 1, "extra": 0}
 
 
+@pytest.mark.medium
 def test_a_stopped_run_goes_on_where_it_was(
     video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +315,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert not (folder / ".parts").exists()
 
 
+@pytest.mark.medium
 def test_an_interrupt_ends_all_processes_and_leaves_no_half_files(tmp_path: Path) -> None:
     one = write_video(tmp_path / "data" / "0.mp4", frames=4)
     for number in range(1, 10):
@@ -380,6 +391,7 @@ def misbehave(task: str) -> str | NotAVideo:
     return NotAVideo("bad") if task == "bad" else task.upper()
 
 
+@pytest.mark.medium
 def test_a_crash_costs_one_video(tmp_path: Path) -> None:
     tasks = ["a", "die", "b", "hang", f"once:{tmp_path / 'once'}", "bad", "c"]
     found = dict(map_processes(misbehave, tasks, processes=2, time_limit=20))
@@ -389,12 +401,14 @@ def test_a_crash_costs_one_video(tmp_path: Path) -> None:
     assert isinstance(found[3], VideoTimeout) and isinstance(found[5], NotAVideo)
 
 
+@pytest.mark.medium
 def test_an_unforeseen_exception_is_the_videos() -> None:
     ((number, found),) = map_processes(misbehave, ["fault"], processes=1, time_limit=60)
     assert number == 0 and isinstance(found, Unforeseen)
     assert str(found).startswith("KeyError: 'a fault of ours' (test_index.py:")
 
 
+@pytest.mark.medium
 def test_real_clips_are_all_indexed(real_clips: Path, tmp_path: Path) -> None:
     record = run_index(experiment(real_clips / "hard", tmp_path / "w", format="files"))
     assert record.counts == {"done": 22, "failed": 0, "ignored": 0, "extra": 0}

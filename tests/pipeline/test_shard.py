@@ -227,6 +227,7 @@ def test_a_whole_clip_says_nothing_of_losses(tmp_path: Path) -> None:
     assert b"lost" not in fields["json"] and b"corrupt" not in fields["json"]
 
 
+@pytest.mark.medium
 def test_a_video_that_takes_the_memory_costs_itself_only(tmp_path: Path) -> None:
     rows = [row(tmp_path, write_video(tmp_path / name, frames=3).name) for name in ("a.mp4", "b.mp4")]
     large = row(tmp_path, write_video(tmp_path / "large.mp4", frames=2, size=(6400, 6400),
@@ -299,6 +300,7 @@ def test_segments_count_their_own_frames() -> None:
     assert estimated_bytes(whole, Shard(crf=29)) < estimated_bytes(whole, Shard())
 
 
+@pytest.mark.medium
 def test_real_clips_end_in_shards_or_failures(real_clips: Path, tmp_path: Path) -> None:
     names = [path.relative_to(real_clips).as_posix() for path in sorted((real_clips / "hard").iterdir())]
     rows = [row(real_clips, name) for name in names]
@@ -322,6 +324,7 @@ def test_errors_of_a_video_are_video_errors() -> None:
     assert issubclass(NoFrames, VideoError)
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
 def test_bytes_do_not_depend_on_what_memory_held(tmp_path: Path) -> None:
     """x264's mbtree reads memory it never wrote, which made 2 clips in 165 differ between two runs."""

@@ -114,15 +114,15 @@ def test_a_run_makes_the_parts_of_a_mix_first(workspace: Path) -> None:
     made = json.dumps({"running": ["One."]})
     (workspace.parent / "made.json").write_text(made)
     mix = experiment(workspace, "oracle+llm", llm=Llm(file=str(workspace.parent / "made.json")))
-    stages = [stage for stage in _wanted(mix) if stage.name in ("part", "caption")]
+    stages = [stage for stage in _wanted(mix, None) if stage.name in ("part", "caption")]
     assert [stage.name for stage in stages] == ["part", "part", "caption"]
-    assert {stage.name for stage in _wanted(mix)} <= NEEDS.keys()
+    assert {stage.name for stage in _wanted(mix, None)} <= NEEDS.keys()
     assert [decide(stage, stage.spec(mix)).action for stage in stages] == ["current", "rebuild", "build"]
     for stage in stages:
         stage.run(mix)
     assert [decide(stage, stage.spec(mix)).action for stage in stages] == ["current"] * 3
     assert load(Workspace(workspace), "oracle+llm").texts["a.mp4"] == ["running", "One."]
-    assert "part" not in [stage.name for stage in _wanted(experiment(workspace, "oracle"))]
+    assert "part" not in [stage.name for stage in _wanted(experiment(workspace, "oracle"), None)]
 
 
 def test_a_set_that_is_not_there(workspace: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_place_that_cannot_be_written_is_a_message_in_every_stage(
     assert {w: {name: contents(w / name) for name in folders} for w, folders in kept.items()} == kept
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", ["index {data} --out {there}", "index {data} --out {there}/deeper",
                                      "run {config} --set workspace={there}", "demo --out {there}/x"])  # fmt: skip
 def test_a_file_in_the_place_of_a_folder_is_a_message(

@@ -49,6 +49,7 @@ def test_what_is_prepared_is_trained_without_the_pipeline(tmp_path: Path) -> Non
     assert {"motion", "motion_untrained", "seen", "seen_knn", "reconstruction"} <= set(found["runs"][1])
 
 
+@pytest.mark.medium
 def test_without_what_is_prepared_it_says_what_to_do(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "bench" / "gpu_world.py"), "train", "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -34,6 +34,7 @@ def test_a_batch_that_cannot_be_split_names_those_that_can(tmp_path: Path) -> No
         clips_of_a_process(given, 1024)
 
 
+@pytest.mark.medium
 def test_ranks_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_plan, "videos", lambda _: 240_436)
     given = experiment(tmp_path)
@@ -106,6 +107,7 @@ def test_the_formula_of_memory_is_what_torch_keeps(tmp_path: Path, sections: dic
     assert KEPT * flops(given).pretraining > 0
 
 
+@pytest.mark.medium
 def test_checkpointed_activations_take_a_fraction(tmp_path: Path) -> None:
     plain, saved = (
         memory(experiment(tmp_path, model={"size": "large", "checkpoint_activations": each}), 8, precision="bfloat16")

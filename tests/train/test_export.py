@@ -72,6 +72,7 @@ def theirs(clip_BTHWC: Tensor) -> Tensor:
     return normalise(clip_BTHWC).permute(0, 1, 4, 2, 3)
 
 
+@pytest.mark.medium
 @given(experiments(), st.floats(0.1, 0.9))
 @settings(max_examples=15)
 def test_a_pretraining_run_gives_the_same_pixels_and_loss(experiment: Experiment, ratio: float) -> None:

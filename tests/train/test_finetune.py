@@ -125,6 +125,7 @@ def test_numbers_follow_from_the_predictions(tune: Tune) -> None:
         assert row["top1"] == (scores[of_class].argmax(1) == row["label"]).mean()
 
 
+@pytest.mark.medium
 def test_it_learns(tune: Tune, workspace: Workspace) -> None:
     """The colour of a bar, in twenty passes over ten videos, from nothing: the others are all told right."""
     relabel(workspace, lambda n, row: {"label": n % 3, "label_text": ("red", "green", "blue")[n % 3]})
@@ -142,6 +143,7 @@ RECIPES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_resumed_is_uninterrupted(tune: Tune, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between checkpoints, resumed with another number of workers: the same losses and weights, bit for bit."""
@@ -205,6 +207,7 @@ def test_other_views_test_again_and_train_nothing(tune: Tune, monkeypatch: pytes
     assert result(tune()).views["temporal"] == 1
 
 
+@pytest.mark.medium
 def test_another_config_under_the_same_name(tune: Tune) -> None:
     record = run_finetune(tune())
     other = tune(smoothing=0.2)
@@ -215,6 +218,7 @@ def test_another_config_under_the_same_name(tune: Tune) -> None:
     assert [read_record(path) for path in aside] == [record]
 
 
+@pytest.mark.medium
 def test_the_encoder_is_the_pretrained_one(tune: Tune, small: Small, workspace: Workspace) -> None:
     experiment = tune(stages=["pretrain", "finetune"])
     with pytest.raises(UserError, match="run `tgmae pretrain"):

@@ -87,6 +87,7 @@ def test_a_run_leaves_all_it_should(small: Small, capfd: pytest.CaptureFixture[s
     assert run_pretrain(experiment) == record and (run / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.medium
 def test_the_loss_falls(small: Small) -> None:
     experiment = small(optim={"epochs": 20, "base_lr": 0.1}, mask={"kind": "tube"}, guide="none")
     run_pretrain(experiment)
@@ -115,6 +116,7 @@ def test_every_mask_trains(small: Small, workspace: Workspace, kind: str, capfd:
     assert "left out: " in said and f"1 videos not in guides/{experiment.text_name}" in said
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "changes",
     [
@@ -203,6 +205,7 @@ def test_accumulated_reconstruction_is_that_of_the_whole_batch(small: Small) -> 
     assert_close(curve(whole), curve(parts), rtol=1e-4)
 
 
+@pytest.mark.medium
 def test_bfloat16_and_checkpointed_activations_follow_float32(small: Small) -> None:
     exact, half = small(name="exact"), small(name="half", pretrain={"precision": "bfloat16"})
     again = small(name="again", model={"checkpoint_activations": True})
@@ -235,6 +238,7 @@ def test_another_config_under_the_same_name(small: Small, monkeypatch: pytest.Mo
     assert read_record(folder(other)) is not None
 
 
+@pytest.mark.medium
 def test_a_run_that_was_set_aside_comes_back(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole or to be resumed, and never trained again; the one in its place is set aside in turn."""
     first, second = small(), small(mask={"ratio": 0.75})
@@ -280,6 +284,7 @@ def test_a_run_has_one_writer(small: Small) -> None:
     run_pretrain(experiment)
 
 
+@pytest.mark.medium
 def test_a_torn_checkpoint_is_passed_over(small: Small, monkeypatch: pytest.MonkeyPatch,
                                           capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     whole, torn = small(name="whole"), small(name="torn")
@@ -339,6 +344,7 @@ def test_metrics_of_undone_updates_are_dropped(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+@pytest.mark.medium
 def test_the_trainer_imports_neither_ray_nor_transformers_nor_open_clip() -> None:
     code = (
         "import sys, pkgutil, importlib, train\n"

@@ -156,6 +156,7 @@ def test_what_cannot_be_probed(workspace: Workspace, change: Any, message: str) 
         split(workspace)
 
 
+@pytest.mark.medium
 def test_a_probe_of_a_run(workspace: Workspace, small: Small, capfd: pytest.CaptureFixture[str]) -> None:
     experiment = small()
     with pytest.raises(UserError, match="run `tgmae pretrain"):
@@ -178,6 +179,7 @@ def test_a_probe_of_a_run(workspace: Workspace, small: Small, capfd: pytest.Capt
     assert run_probe(experiment) == record
 
 
+@pytest.mark.medium
 def test_features_are_computed_once(workspace: Workspace, small: Small) -> None:
     run_pretrain(small())
     run_probe(small())
@@ -201,6 +203,7 @@ def test_features_are_computed_once(workspace: Workspace, small: Small) -> None:
         run_probe(small(clip={"scales": [1.0]}, probe={"views": 4}))
 
 
+@pytest.mark.medium
 def test_another_encoder_is_judged_where_stages_have_no_pretraining(workspace: Workspace, small: Small) -> None:
     """The same weights as model.init of another run: the same numbers, and its own folder and identity."""
     run_pretrain(small())

@@ -99,6 +99,7 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, "model")
 
 
+@pytest.mark.medium
 def test_pictures_during_training_change_no_weight(small: Callable[..., Experiment], workspace: Workspace) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

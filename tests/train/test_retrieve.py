@@ -67,6 +67,7 @@ def recall_by_loop(x: Array, labels: Array, queries: Array, gallery: Array, grou
     return hits / (len(queries) + wrong)
 
 
+@pytest.mark.medium
 @given(
     seed=st.integers(0, 10**6), size=st.integers(4, 30), classes=st.integers(1, 6), different=st.integers(1, 12),
     sources=st.integers(1, 12), wrong=st.integers(0, 3), chunk=st.integers(1, 40),
@@ -239,6 +240,7 @@ def test_the_head_is_the_one_that_was_trained(workspace: Workspace, small: Small
     assert not head.training and head(torch.randn(3, 96)).shape == (3, 12)
 
 
+@pytest.mark.medium
 def test_captions_where_they_can_be_had(workspace: Workspace, small: Small) -> None:
     """auto takes them where there are head and texts, always says what is missing, never leaves them alone."""
     run_pretrain(small())

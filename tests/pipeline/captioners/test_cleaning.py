@@ -50,6 +50,7 @@ def test_unprintable_characters_are_cut() -> None:
     assert printable("ein Bär 熊 🐻") == "ein Bär 熊 🐻"
 
 
+@pytest.mark.medium
 @given(st.text() | st.lists(st.sampled_from(["a", "man", "arafed", "A", "man,", "\x00"])).map(" ".join))
 @example("arafed a a arafed a")
 def test_cleaning_twice_changes_nothing_more(text: str) -> None:

@@ -119,6 +119,7 @@ def test_the_environment_keeps_our_torch_and_ray() -> None:
     assert not names.keys() & {"torch", "torchvision", "ray"}
 
 
+@pytest.mark.medium
 def test_an_environment_that_cannot_be_made_stops_the_stage() -> None:
     class Idle:
         def run(self, unit: Unit) -> Iterator[int | ShardResult]:

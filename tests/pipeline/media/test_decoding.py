@@ -227,6 +227,7 @@ def test_negative_index_and_no_index(tmp_path: Path) -> None:
         read_frames(path, [0, -1])
 
 
+@pytest.mark.medium
 def test_real_clips_seek_as_they_decode(real_clips: Path) -> None:
     failed = {}
     for path in sorted((real_clips / "hard").iterdir()):

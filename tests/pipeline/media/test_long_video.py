@@ -33,6 +33,7 @@ def test_memory_of_sharding_does_not_grow_with_the_video() -> None:
     assert long["shard_mb"] < short["shard_mb"] + 150, (short, long)
 
 
+@pytest.mark.medium
 def test_a_guide_holds_one_chunk_of_a_video() -> None:
     data = mp4(list(np.zeros((5 * CHUNK, 32, 32, 3), np.uint8)), gop=12, crf=23, short_side=32)
     before: list[weakref.ref[Any]] = []

@@ -27,6 +27,7 @@ def misbehave(task: str) -> str:
     return str([][5]) if task == "odd" else task.upper()
 
 
+@pytest.mark.medium
 def test_each_way_to_fail_is_the_tasks_own() -> None:
     isolated = Isolated(misbehave, time_limit=60, memory=1 << 30)
     assert isolated.run("a") == "A"
@@ -71,6 +72,7 @@ class StartsBadly:
         return task.upper()
 
 
+@pytest.mark.medium
 def test_a_process_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
     found = dict(map_processes(StartsBadly(tmp_path / "log", 1), ["a", "b"], processes=1, time_limit=60))
     assert found == {0: "A", 1: "B"}

@@ -24,6 +24,7 @@ from schemas.errors import UserError
 from tests.ray_head import ray_head
 
 
+@pytest.mark.medium
 def test_stages_in_a_row_share_one_ray() -> None:
     with shared_ray() as kept:
         assert not ray.is_initialized()  # until one needs it

@@ -313,6 +313,7 @@ def test_a_kill_while_parts_are_joined_loses_none_of_them(tmp_path: Path, monkey
     assert (tmp_path / "000000.basis.npz").read_bytes() == b"basis" and not (tmp_path / ".parts" / "000000").exists()
 
 
+@pytest.mark.medium
 def test_a_run_over_its_budget_stays_so_when_it_is_begun_again(tmp_path: Path) -> None:
     """Also where the last part went over it, so that nothing is left to make; and what was begun is given up at once,
     though the error is held."""

@@ -159,6 +159,7 @@ def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.medium
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """The driver itself is killed (SIGKILL) in the middle; the second run makes only the missing shards."""
     program = textwrap.dedent(
@@ -197,6 +198,7 @@ def test_a_worker_that_fits_nowhere_is_said_at_once(tmp_path: Path) -> None:
         make(tmp_path / "out", tmp_path / "log", options=Ray(cpus=64))
 
 
+@pytest.mark.medium
 def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The size of a shard may be no part of the fingerprint: parts of an interrupted run must still fit."""
     with pytest.raises(UserError):

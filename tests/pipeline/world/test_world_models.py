@@ -19,6 +19,7 @@ def frames():
     return draw_frames(HELD_OUT_SEED, 48, per_video=2)
 
 
+@pytest.mark.medium
 def test_the_dual_encoder_finds_what_the_caption_names(frames):
     found = measure_clip(MODELS / "clip", frames)
     assert found["iou_8px"] >= 0.6

@@ -41,6 +41,7 @@ def test_the_untrained_row_keeps_its_first_weights(tmp_path: Path) -> None:
     assert experiment.optim.base_lr * experiment.optim.batch_size / 256 < 1e-11
 
 
+@pytest.mark.medium
 def test_the_figure_has_a_line_for_each_way_and_loss(tmp_path: Path) -> None:
     runs = [
         {"row": f"{way}{step}-{loss}", "seed": seed, "object_hidden": step / 4 + seed / 100, "linear": 0.5}

@@ -30,6 +30,7 @@ def read(dataset: Dataset[Any], workers: int) -> list[list[int]]:
     return list(loaded(dataset, batches, collate=list, workers=workers, pin=False, batch_bytes=16))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_order(workers: int) -> None:
     assert read(Numbers(), workers) == [[0, 1], [2, 3], [4, 5]]

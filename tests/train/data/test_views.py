@@ -115,6 +115,7 @@ def by_hand(model: torch.nn.Module, dataset: ViewsDataset) -> np.ndarray[Any, An
     return torch.stack(rows).numpy()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "views",
     [

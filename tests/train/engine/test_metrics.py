@@ -32,6 +32,7 @@ def test_lines_and_tensorboard_say_the_same(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(2, 1.5), (4, 3.5)]
 
 
+@pytest.mark.medium
 def test_weights_and_biases_gets_the_lines_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_score_masks_follow_flips_and_permutations(shape: tuple[int, int, int], 
     np.testing.assert_array_equal(top_k(-scores, k), bottom_k(scores, k))
 
 
+@pytest.mark.medium
 @given(tied_scores, ratios)
 def test_motion_hides_the_greatest_scores_and_breaks_ties_by_chance(scores: np.ndarray, ratio: float) -> None:
     k = hidden_per_slice(ratio, scores[0].size)

@@ -166,6 +166,7 @@ def test_queries_know_their_place_and_not_one_another() -> None:
     torch.testing.assert_close(again.view(CLUSTERS - 1, SIZE, -1), whole.view(CLUSTERS - 1, SIZE, -1)[:, within])
 
 
+@pytest.mark.medium
 def test_the_model_is_one_graph_for_torch_compile() -> None:
     model, (visible, target) = model_of(), drawn()
     compiled = torch.compile(model.forward_split, backend="aot_eager", fullgraph=True)
@@ -262,6 +263,7 @@ def test_the_stream_draws_by_seed_epoch_and_video(small: Callable[..., Experimen
         assert not torch.equal(first.visible_index_BV, other)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_pretrains_and_its_encoder_is_probed(small: Callable[..., Experiment]) -> None:
     experiment = arvideo(small)

@@ -82,6 +82,7 @@ def theirs(clip_BTHWC: Tensor) -> Tensor:
     return normalise(clip_BTHWC).permute(0, 1, 4, 2, 3)
 
 
+@pytest.mark.medium
 @given(sizes(), st.floats(0, 1), st.booleans(), st.integers(0, 2**31))
 @settings(max_examples=100)
 def test_pretraining_equals_transformers(size: dict[str, Any], hidden: float, norm_pix: bool, seed: int) -> None:

@@ -249,6 +249,7 @@ def test_stochastic_depth_grows_with_depth_and_rests_in_evaluation() -> None:
     assert torch.equal(encoder.eval()(clip), encoder(clip))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("attention", ["joint", "divided"])
 def test_the_model_is_one_graph_for_torch_compile(attention: Literal["joint", "divided"]) -> None:
     torch.manual_seed(0)
@@ -259,6 +260,7 @@ def test_the_model_is_one_graph_for_torch_compile(attention: Literal["joint", "d
     torch.testing.assert_close(compiled(clip_of(CONFIG), *index).prediction_BMK, expected.prediction_BMK)
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_the_compiled_encoder_gives_the_same_features() -> None:
     torch.manual_seed(0)

@@ -147,6 +147,7 @@ def test_a_run_of_ours_pretrained_and_fine_tuned(tmp_path: Path) -> None:
         assert torch.equal(features(load_encoder(folder, CONFIG), clip), features(model.encoder, clip))
 
 
+@pytest.mark.medium
 def test_reading_weights_does_not_import_transformers() -> None:
     code = "import sys, train.models.weights, train.export; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -49,6 +49,7 @@ def test_a_video_without_text_is_shown_under_the_others(looked_at: Workspace) ->
     assert "motion (MGM)" in labels and "text, top-k (TGM)" not in labels
 
 
+@pytest.mark.medium
 def test_every_format_opens(trained: Workspace, tmp_path: Path) -> None:
     said: list[str] = []
     written = show(
@@ -129,6 +130,7 @@ def test_every_text_of_a_report_is_escaped(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") == 19
 
 
+@pytest.mark.medium
 def test_the_commands_say_what_they_wrote_and_refuse_what_they_cannot(trained: Workspace, tmp_path: Path) -> None:
     def call(*words: object) -> Result:
         return CliRunner().invoke(app, [str(word) for word in words])
