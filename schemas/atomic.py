@@ -17,15 +17,10 @@ TEMPORARY = ".tmp"  # the suffix of a file that is still being written; readers 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`; on success it is synced and renamed to `path`, else removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
+    with _temporary(path) as partial:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -35,17 +30,27 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """Of several writers of one file, on whatever machines, the first one's content stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")  # processes of two machines share numbers
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _temporary(path) as partial:
+        partial.write_bytes(data)
+        _sync(partial)
         with suppress(FileExistsError):
             os.link(partial, path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name next to `path` that no other writer has: processes of two machines share numbers. Removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMPORARY}")
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
