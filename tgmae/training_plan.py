@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.runtime.precision import capabilities
 from schemas.config import Experiment
 from schemas.errors import MissingInput, UserError
 from schemas.stage import StageSpec, read_record
@@ -45,8 +46,7 @@ def device_lines(experiment: Experiment, steps: Sequence[Step]) -> list[str]:
 
 def device_kind(name: str) -> str:
     """cuda or cpu; torch, which takes seconds to import, is not asked."""
-    there = any(Path("/dev").glob("nvidia[0-9]*"))
-    return "cuda" if name.startswith("cuda") or (name == "auto" and there) else "cpu"
+    return "cuda" if name.startswith("cuda") or (name == "auto" and capabilities()) else "cpu"
 
 
 def videos(experiment: Experiment) -> int:
