@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -28,6 +25,7 @@ from schemas.config import Experiment, Ray
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec
 from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
+from tests.pipeline.runtime.misbehaving import die_once, misbehave
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -128,11 +126,7 @@ class Stamp:
         with new_shard(path) as tar:
             for row in unit.rows:
                 name = row["video_id"]
-                if name == self.die and not self.log.with_suffix(".died").exists():
-                    self.log.with_suffix(".died").touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if name == self.broken:
-                    raise UserError(f"the model does not like {name}")
+                misbehave(name, self.log, die=self.die, broken=self.broken)
                 with open(self.log, "a") as log:
                     log.write(f"{name}\n")
                 if name.endswith("7.mp4"):
@@ -150,10 +144,7 @@ class DiesAfterwards(Stamp):
 
     def run(self, unit: Unit) -> Iterator[int | ShardResult]:
         yield from super().run(unit)
-        if not self.log.with_suffix(".died").exists():
-            self.log.with_suffix(".died").touch()
-            time.sleep(1)
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_once(self.log, after=1)
 
 
 class Closed(Stamp):

@@ -23,6 +23,7 @@ from schemas.config import Experiment, Ray
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec, read_record
 from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
+from tests.pipeline.runtime.misbehaving import misbehave
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -39,11 +40,7 @@ class Toy:
         rows, failures = [], []
         for row in unit.rows:
             name = row["video_id"]
-            if name == self.die and not self.log.with_suffix(".died").exists():
-                self.log.with_suffix(".died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if name == self.broken:
-                raise UserError(f"the model does not like {name}")
+            misbehave(name, self.log, die=self.die, broken=self.broken)
             if self.bad and self.bad in name:
                 failures.append(failure(name, "toy", ValueError("a bad video")))
             else:
