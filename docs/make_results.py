@@ -55,7 +55,6 @@ def demo(found: Any) -> str:
     lines = [
         ("what is seen, linear probe", "probe", "untrained", "probe_untrained"),
         ("what is seen, k-NN", "knn", "untrained", "knn_untrained"),
-        ("how it moves, linear probe", "motion", "untrained", "motion_untrained"),
         ("text to video R@5", "text_to_video", "random ranking", "text_to_video_chance"),
         ("IoU of the text mask with the object", "mask_iou", "random mask", "mask_iou_random"),
     ]
