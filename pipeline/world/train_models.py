@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.world.dataset import TRAIN_SEED, draw_frames
 from pipeline.world.evaluate import MODELS, measure
+from schemas.signals import end_with_parent
 
 
 def train_dual_encoder(out: Path, steps: int, videos: int) -> float:
@@ -55,7 +56,7 @@ def main() -> None:
         "blip2": (train_captioner, arguments.blip2_steps, arguments.videos),
     }
     chosen = [arguments.only] if arguments.only else list(work)
-    with ProcessPoolExecutor(len(chosen), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(chosen), mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         jobs = {name: pool.submit(work[name][0], arguments.out / name, *work[name][1:]) for name in chosen}
         seconds = {f"seconds_{name}": round(job.result()) for name, job in jobs.items()}
     kept = arguments.out / "metrics.json"

@@ -23,6 +23,7 @@ import numpy as np
 from pipeline.world.scene import render, sample_scene
 from schemas.errors import UserError
 from schemas.progress import Progress
+from schemas.signals import end_with_parent
 
 GENERATOR = 3
 """Version of the drawing; a folder of another one is refused, not mixed."""
@@ -56,7 +57,7 @@ def write_world(
     if workers <= 1:
         _report((make(entry) for entry in missing), len(plan), len(missing))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         jobs = [pool.submit(make, entry) for entry in missing]
         _report((job.result() for job in as_completed(jobs)), len(plan), len(missing))
 

@@ -24,6 +24,8 @@ from pipeline.runtime.ray_session import shared_ray
 from pipeline.world.write import write_world
 from schemas.atomic import write_json
 from schemas.config import Experiment
+from schemas.foreign_text import shown
+from schemas.signals import end_with_parent
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
 from tgmae.demo.truth_labels import probe_axis, write_motions
@@ -133,15 +135,24 @@ def compare(
 
 def side_by_side(wanted: Sequence[Callable[[], dict[str, Any]]], jobs: int) -> Iterator[list[dict[str, Any]]]:
     """Calls all of them, `jobs` at a time in processes with a fair share of the cores' threads; after each, the results
-    so far in the order of `wanted`."""
+    so far in the order of `wanted`. One that fails keeps none of the others from its result; its error is raised last.
+    """
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of the trainers, which inherit it
     found: dict[int, dict[str, Any]] = {}
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    failed: list[BaseException] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         numbers = {pool.submit(call): number for number, call in enumerate(wanted)}
         for done in as_completed(numbers):
+            if error := done.exception():
+                print(f"a run failed, the others go on: {shown(str(error))}", file=sys.stderr, flush=True)
+                failed.append(error)
+                continue
             found[numbers[done]] = done.result()
             print(f"{len(found)} of {len(wanted)} runs: {json.dumps(done.result())}", file=sys.stderr, flush=True)
             yield [found[number] for number in sorted(found)]
+    if failed:
+        raise failed[0]
 
 
 def compared(place: Place, row: Row, seed: int, base: Sequence[str], extra: Extra) -> dict[str, Any]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from schemas.errors import UserError
 from tgmae.demo import map_precision, world_table
-from tgmae.demo.comparison import Place, Row
+from tgmae.demo.comparison import Place, Row, side_by_side
 from tgmae.demo.world_figure import MASKS, world_figure
 
 
@@ -39,6 +46,60 @@ def test_the_untrained_row_keeps_its_first_weights(tmp_path: Path) -> None:
     floor = next(row for row in world_table.rows() if row.name == "untrained")
     experiment = Place(tmp_path, tmp_path / "results.json").experiment(floor, 0)
     assert experiment.optim.base_lr * experiment.optim.batch_size / 256 < 1e-11
+
+
+def numbered(number: int) -> dict[str, int]:
+    if number == 1:
+        raise UserError("the second does not work")
+    return {"row": number}
+
+
+@pytest.mark.medium
+def test_a_run_that_fails_leaves_the_others_their_results() -> None:
+    results: list[list[dict[str, int]]] = []
+    with pytest.raises(UserError, match="the second"):
+        for found in side_by_side([partial(numbered, number) for number in range(4)], jobs=1):
+            results.append(found)
+    assert results[-1] == [{"row": 0}, {"row": 2}, {"row": 3}]
+
+
+def waiting(file: Path) -> dict[str, int]:
+    file.write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(600)
+    return {}
+
+
+@pytest.mark.slow
+def test_its_processes_end_with_it(tmp_path: Path) -> None:
+    """Else those of a killed comparison go on, and the next one finds its runs locked."""
+    file = tmp_path / "pid"
+    program = f"""
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tests.tgmae.demo.test_comparison import side_by_side, waiting
+if __name__ == "__main__":
+    list(side_by_side([partial(waiting, Path({str(file)!r}))], jobs=1))
+"""
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"], env={**os.environ, "PYTHONPATH": root})
+    until(lambda: file.is_file() and file.read_text() != "")
+    child = int(file.read_text())
+    parent.kill()
+    parent.wait()
+    until(lambda: not Path(f"/proc/{child}").exists())
+
+
+def until(held: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not held():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.medium
