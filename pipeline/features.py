@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def run_features(experiment: Experiment) -> StageRecord:
     job = Job(
         spec=spec,
         units=units(index),
+        cost=itemgetter("frames"),
         worker=partial(_make_worker, clips, settled_text(experiment), experiment.ray.decode_threads),
         schema=GUIDE_INDEX,
         table=TABLE,

@@ -95,6 +95,7 @@ def run_guide(experiment: Experiment) -> StageRecord:
     job = Job(
         spec=spec,
         units=units(rows),
+        cost=itemgetter("frames"),
         worker=lambda folder: GuideWorker(
             chosen.make(),
             clips,
