@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from bench.gpu.card import Asked, about  # noqa: E402
+from bench.gpu_world import LEAN, download  # noqa: E402
 from schemas.atomic import write_json  # noqa: E402
 
 PARTS = ("suite", "step", "mfu", "crops", "blip2", "loader")
@@ -35,8 +37,7 @@ WORLD = "world"
 ENOUGH = 20.0  # seconds, to begin a part
 RESULTS = ROOT / "bench" / "results"
 FOLDER = Path("work/gpu_check")
-WHEELS = ("av", "webdataset", "braceexpand", "pydantic", "pydantic-core", "annotated-types", "typing-inspection",
-          "tomli-w", "rich", "pytest", "pytest-timeout", "pytest-xdist", "execnet", "pluggy", "iniconfig")  # fmt: skip
+WHEELS = ("av", *LEAN, "pytest", "pytest-timeout", "pytest-xdist", "execnet", "pluggy", "iniconfig")
 CLIPS = ("clip.frames=16", "clip.stride=4", "clip.size=224", "clip.flip=true", "clip.scales=[1.0, 0.875, 0.75, 0.66]",
          "model.size=base", "model.patch=16", "shard.short_side=256", "guide=none", "mask.kind=tube", "mask.ratio=0.9",
          "mask.text_share=[1,1]", "objective.contrastive=0", "ray.address=none")  # fmt: skip
@@ -122,7 +123,6 @@ def keep(path: Path, around: dict[str, Any], found: dict[str, Any]) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Shards of videos at full size, their experiment, and wheels for the other machine."""
-    from bench.gpu_world import download
     from pipeline.world.write import write_world
     from schemas.toml import dump
     from tgmae.demo.demo import demo_experiment
@@ -136,9 +136,13 @@ def prepare(options: argparse.Namespace) -> None:
     experiment = demo_experiment(folder, data, [*CLIPS, *toy, f"workspace={json.dumps(str(folder / 'workspace'))}"])
     run(experiment, only=("index", "shard"))
     (folder / "loader.toml").write_text(dump(experiment), encoding="utf-8")
+    shutil.rmtree(folder / "wheels", ignore_errors=True)
     if not options.no_wheels:
         download(WHEELS, folder / "wheels")
-    print(f"ready: carry {folder} (without {folder}/world), then: make gpu-check")
+    places = [folder / "workspace", folder / "wheels", folder / "loader.toml"]
+    carried = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in carried) / 2**20
+    print(f"ready: {size:.0f} MiB; carry {folder} (without {folder}/world), then: make gpu-check")
 
 
 if __name__ == "__main__":

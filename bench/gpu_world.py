@@ -34,7 +34,9 @@ from train.evaluation.results import metrics_of
 FOLDER = Path("work/gpu_world")
 RESULTS = Path("bench/results/gpu_world.json")
 SEEDS = 3
-WHEELS = ("decord", "webdataset", "tomli-w", "pydantic", "rich", "matplotlib", "safetensors")  # none is taken twice
+LEAN = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "tomli-w", "rich", "safetensors")
+WHEELS = ("decord", *LEAN)  # installed without what they require, which is among them or THERE
+THERE = ("torch", "timm", "numpy", "pyarrow", "packaging", "pyyaml", "typing-extensions", "pygments", "markdown-it-py")
 GPU_PYTHON = ("3.12", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
 SIZES = (
     "clip.frames=16", "clip.stride=2", "clip.size=64", "clip.repeats=4", "model.size=small", "model.patch=8",

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.caption_sets import UNKNOWN, caption_group, captioner_maker, row_source, source_tools
+from pipeline.caption_sets import (
+    UNKNOWN,
+    caption_group,
+    captioner_maker,
+    row_source,
+    source_tools,
+    with_batch_size,
+)
 from pipeline.captioners import (
     Frame,
     FrameCaptioner,
@@ -27,6 +34,7 @@ from pipeline.runtime.cores import decoding_threads
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_captioner
 from pipeline.runtime.prefetch import map_ahead
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, ShardResult, Unit, Worker
 from pipeline.shard import segment_frames
@@ -34,7 +42,7 @@ from pipeline.stage_specs import caption_spec
 from schemas.config import Blip2, Caption, Clean, Experiment, Section, caption_source
 from schemas.errors import UserError
 from schemas.foreign_text import is_utf8, shown
-from schemas.stage import StageRecord, StageSpec, current_record, required_record
+from schemas.stage import TO_FIND, StageRecord, StageSpec, current_record, required_record
 from schemas.tables import CAPTIONS, CHANGES, MANIFEST, failure, read_table
 from schemas.workspace import Workspace
 
@@ -245,9 +253,14 @@ def run_caption(experiment: Experiment) -> StageRecord:
     caption = _settled(experiment.caption, source, spec)
     settled = experiment.model_copy(update={"caption": caption})
     check_captioner(source, caption)
+    lavis = source == "lavis"
+    env = lavis_environment(caption.lavis, cluster=bool(experiment.ray.cluster)) if lavis else None
+    if spec.chosen.get("batch_size") == TO_FIND:
+        with shared_ray():
+            return run_caption(with_batch_size(source, settled, manifest, env))
     rows = row_source(settled, manifest)
     clean = Clean() if "+" in experiment.captions else caption.clean  # a mix takes its parts as they are
-    lavis, group = source == "lavis", caption_group(source, caption)
+    group = caption_group(source, caption)
     worker: Callable[[Path], Worker]
     if rows is not None:
         worker = partial(_row_worker, rows.captioner, clean)
@@ -262,7 +275,7 @@ def run_caption(experiment: Experiment) -> StageRecord:
         table=TABLE,
         tools=source_tools(source),
         holds_model=True,
-        runtime_env=lavis_environment(caption.lavis, cluster=bool(experiment.ray.cluster)) if lavis else None,
+        runtime_env=env,
         in_process=rows is not None,
         side={CHANGED: CHANGES} if clean.enabled else {},
         notes={} if rows is None else rows.notes,

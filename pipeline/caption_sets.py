@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pipeline.captioners import FrameCaptioner, RowSource
 from pipeline.captioners.own_captioner import OwnCaptioner, own
+from pipeline.runtime.batch_size import WORTH, found_size, meter_of
+from pipeline.runtime.engine import once
 from pipeline.runtime.units import Row
 from pipeline.stage_specs import mixed
-from schemas.config import Caption, Experiment, caption_source
+from schemas.config import FRAMES_AT_ONCE, Blip2, Caption, Experiment, Section, caption_source
 from schemas.registry import FRAME_CAPTIONERS, ROW_CAPTIONERS
 from schemas.workspace import Workspace
 
@@ -69,4 +75,36 @@ def group_videos(keyframes: int, batch_size: int) -> int:
 def caption_group(source: str, caption: Caption) -> int:
     """Videos whose frames share batches: what a shard may be parted into."""
     batch_size = getattr(getattr(caption, source, None), "batch_size", None)
-    return UNKNOWN if batch_size is None else group_videos(caption.keyframes, batch_size)
+    return UNKNOWN if batch_size is None else group_videos(caption.keyframes, batch_size or FRAMES_AT_ONCE)
+
+
+def with_batch_size(
+    source: str, experiment: Experiment, manifest: list[Row], runtime_env: Mapping[str, Any] | None
+) -> Experiment:
+    """The experiment with a batch size for a captioner that leaves it to a GPU: found by a worker.
+
+    Raises UserError when the model cannot be loaded or Ray has no room for it.
+    """
+    size, options = FRAMES_AT_ONCE, getattr(experiment.caption, source)
+    if len(manifest) * experiment.caption.keyframes >= WORTH:
+        largest = max(((row["height"], row["width"], 3) for row in manifest), key=prod)
+        size = once(partial(_found, source, experiment, largest), experiment.ray, runtime_env=runtime_env)
+    return _with_options(experiment, source, options.model_copy(update={"batch_size": size}))
+
+
+def _found(source: str, experiment: Experiment, shape: tuple[int, int, int], share: float) -> int:
+    """On captions of full length, of pictures as large as the largest video."""
+    options = getattr(experiment.caption, source)
+    meter = meter_of(options.device, share)
+    if meter is None:
+        return FRAMES_AT_ONCE
+    if isinstance(options, Blip2):
+        options = options.model_copy(update={"min_new_tokens": options.max_new_tokens})
+    captioner = captioner_maker(source, _with_options(experiment, source, options))()
+    frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return found_size(captioner, lambda size: len(captioner.caption([frame] * size)), FRAMES_AT_ONCE, meter)
+
+
+def _with_options(experiment: Experiment, source: str, options: Section) -> Experiment:
+    caption = experiment.caption.model_copy(update={source: options})
+    return experiment.model_copy(update={"caption": caption})

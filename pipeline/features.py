@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from pipeline.guide import TABLE, units
 from pipeline.guides import SHARDS, Floats, Frames, settled_text
 from pipeline.guides.cache import MEMBER, Basis, fit_basis, load_basis, pack
 from pipeline.guides.frames import scored_frames
+from pipeline.guides.recipes import with_batch_size
 from pipeline.guides.text import ENCODER
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_clip
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import ShardResult, Unit
 from pipeline.sidecar_worker import SidecarWorker
@@ -33,8 +36,8 @@ from schemas.atomic import sha256_file, write_once
 from schemas.config import Experiment, Text
 from schemas.errors import UserError
 from schemas.shards import GuideMeta, meta_bytes
-from schemas.stage import StageRecord
-from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
+from schemas.stage import TO_FIND, StageRecord
+from schemas.tables import CLIP_INDEX, GUIDE_INDEX, MANIFEST, read_table
 from schemas.tar_sample import Fields
 from schemas.workspace import Workspace
 
@@ -120,10 +123,17 @@ def run_features(experiment: Experiment) -> StageRecord:
     spec = features_spec(experiment)
     experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
     check_clip(experiment.text)
-    clips = Workspace(Path(experiment.workspace)).clips.resolve()
+    workspace = Workspace(Path(experiment.workspace))
+    clips = workspace.clips.resolve()
+    index = read_table(clips / TABLE, CLIP_INDEX).to_pylist()
+    if spec.chosen.get("batch_size") == TO_FIND:
+        manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
+        with shared_ray():
+            return run_features(with_batch_size(experiment, "text", manifest, index))
     job = Job(
         spec=spec,
-        units=units(read_table(clips / TABLE, CLIP_INDEX).to_pylist()),
+        units=units(index),
+        cost=itemgetter("frames"),
         worker=partial(_make_worker, clips, settled_text(experiment), experiment.ray.decode_threads),
         schema=GUIDE_INDEX,
         table=TABLE,

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 
 from pipeline.guides import Guide, Reader, checked
-from pipeline.guides.recipes import recipe
+from pipeline.guides.recipes import recipe, with_batch_size
 from pipeline.guides.shard_captions import check_captions
 from pipeline.runtime.job import Job
 from pipeline.runtime.model_check import check_guide
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.runtime.stage_build import build
 from pipeline.runtime.units import Row, Unit
 from pipeline.sidecar_worker import SidecarWorker
 from pipeline.stage_specs import guide_spec
-from schemas.config import Experiment
+from schemas.config import FLOWS, Experiment
 from schemas.shards import GuideMeta, meta_bytes, npy_bytes, quantize
-from schemas.stage import StageRecord
-from schemas.tables import CLIP_INDEX, GUIDE_INDEX, read_table
+from schemas.stage import TO_FIND, StageRecord
+from schemas.tables import CLIP_INDEX, GUIDE_INDEX, MANIFEST, read_table
 from schemas.tar_sample import Fields
 from schemas.workspace import Workspace
 
@@ -73,7 +74,8 @@ def run_guide(experiment: Experiment) -> StageRecord:
     or do not cover each other; when the model or class cannot be loaded; or when too many videos fail.
     """
     spec = guide_spec(experiment)
-    experiment = experiment.model_copy(update={"text": experiment.text.model_copy(update=spec.chosen)})
+    section = "flow" if experiment.guide in FLOWS else "text"
+    experiment = experiment.model_copy(update={section: getattr(experiment, section).model_copy(update=spec.chosen)})
     workspace = Workspace(Path(experiment.workspace))
     clips, captions = workspace.clips.resolve(), None
     index = read_table(clips / "index.parquet", CLIP_INDEX)
@@ -81,6 +83,10 @@ def run_guide(experiment: Experiment) -> StageRecord:
         check_captions(workspace, experiment.captions, index)
         captions = workspace.captions(experiment.captions).resolve()
     check_guide(experiment)
+    if spec.chosen.get("batch_size") == TO_FIND:
+        manifest = read_table(workspace.manifest / "manifest.parquet", MANIFEST).to_pylist()
+        with shared_ray():
+            return run_guide(with_batch_size(experiment, section, manifest, index.to_pylist()))
     chosen, rows = recipe(experiment), index.to_pylist()
     if chosen.clips is not None:
         clips = chosen.clips
@@ -89,6 +95,7 @@ def run_guide(experiment: Experiment) -> StageRecord:
     job = Job(
         spec=spec,
         units=units(rows),
+        cost=itemgetter("frames"),
         worker=lambda folder: GuideWorker(
             chosen.make(),
             clips,

@@ -142,6 +142,7 @@ def run_shard(experiment: Experiment) -> StageRecord:
     job = Job(
         spec=shard_spec(experiment),
         units=plan_shards(manifest, options),
+        cost=lambda row: segment_frames(row) * float(row["width"] * row["height"]),
         worker=lambda folder: ShardWorker(folder, data, options, memory),
         schema=CLIP_INDEX,
         table=TABLE,

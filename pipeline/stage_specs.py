@@ -10,6 +10,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from pipeline.captioners.label_words import worded_anew
 from pipeline.captioners.own_captioner import own
 from pipeline.guides.guide_identity import cached, features_identity, features_name, guide_identity, needs_captions
 from pipeline.runtime.model_identity import captioner_identity, keyframes_identity
-from pipeline.runtime.precision import precision_for
+from pipeline.runtime.precision import on_gpu, precision_for
 from schemas.atomic import sha256_file
-from schemas.config import Experiment, Shard, caption_source
+from schemas.config import CROPS_AT_ONCE, FLOWS, FRAMES_AT_ONCE, PAIRS_AT_ONCE, Experiment, Shard, caption_source
 from schemas.errors import MissingInput, UserError
 from schemas.replacement import build_folder
-from schemas.stage import StageSpec, begun_record, present, read_record, required_record
+from schemas.stage import TO_FIND, StageSpec, begun_record, present, read_record, required_record
 from schemas.workspace import Workspace
 
 
@@ -75,23 +76,39 @@ def caption_spec(experiment: Experiment) -> StageSpec:
             config["labels"] = "in words"  # sets of other labels are what they were before there was the rule
     cut = {"videos_per_shard": experiment.caption.videos_per_shard}
     spec = StageSpec("caption", workspace.captions(name), config, inputs, cut=cut)
-    section = getattr(experiment.caption, caption_source(name), None)
-    return _with_precision(spec, "dtype", getattr(section, "device", "auto"))
+    return _settled(spec, "dtype", getattr(experiment.caption, caption_source(name), None), FRAMES_AT_ONCE)
 
 
-def _with_precision(spec: StageSpec, key: str, device: str) -> StageSpec:
-    """The spec with a precision in place of "auto": that of what is finished or begun, else what suits the device.
+def _settled(spec: StageSpec, precision: str, options: Any = None, at_once: int = 0) -> StageSpec:
+    """The spec with values for what `options` leave to the device: the precision that is "auto", and a batch size of 0,
+    for which `at_once` is usual (0: there is none).
 
-    So what was made on a GPU stays what it is for a command on another machine, and no stage is of two precisions.
+    What is finished or begun keeps its own, else it is what suits the device. So what was made on a GPU stays what it
+    is for a command on another machine, and no stage is of two precisions. On a GPU the batch size is TO_FIND until the
+    stage is begun. Where it does not determine the output it is in `info` alone.
     """
-    if spec.config.get(key) != "auto":
-        return spec
-    suits = precision_for("auto", device)
-    others = [each for each in ("bfloat16", "float32") if each != suits]
-    specs = [replace(spec, config={**spec.config, key: each}, chosen={key: each}) for each in (suits, *others)]
-    records = (read_record(spec.folder), begun_record(build_folder(spec.folder)))
-    there = {record.fingerprint for record in records if record is not None}
-    return next((each for each in specs if each.fingerprint in there), specs[0])
+    device, values = getattr(options, "device", "auto"), dict[str, list[Any]]()
+    records = [read_record(spec.folder), begun_record(build_folder(spec.folder))]
+    sizes = {r.fingerprint: r.config.get("batch_size", r.info.get("batch_size")) for r in records if r is not None}
+    if spec.config.get(precision) == "auto":
+        suits = precision_for("auto", device)
+        values[precision] = [suits, *{"bfloat16", "float32"}.difference({suits})]
+    sized = bool(at_once) and hasattr(options, "batch_size")
+    if sized and options.batch_size == 0:
+        values["batch_size"] = [TO_FIND if on_gpu(device) else at_once, *filter(None, sizes.values())]
+    chosen = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
+    inside = [{key: value for key, value in each.items() if key in spec.config} for each in chosen]
+    specs = [replace(spec, config={**spec.config, **config}, chosen=each)
+             for each, config in zip(chosen, inside, strict=True)]  # fmt: skip
+    found = next((each for each in specs if each.fingerprint in sizes), specs[0])
+    if not sized or "batch_size" in spec.config:
+        return found
+    size = options.batch_size or sizes.get(found.fingerprint, found.chosen["batch_size"])
+    if size is None:  # not recorded: made before there was the choice
+        return replace(found, chosen={key: value for key, value in found.chosen.items() if key != "batch_size"})
+    if options.batch_size == 0:
+        found = replace(found, chosen={**found.chosen, "batch_size": size})
+    return found if size == TO_FIND else replace(found, info={**found.info, "batch_size": size})
 
 
 def _captioner(source: str, experiment: Experiment) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def features_spec(experiment: Experiment) -> StageSpec:
     workspace, text = Workspace(Path(experiment.workspace)), experiment.text
     inputs = {"clips": required_record(workspace.clips, f"tgmae shard {workspace.root}").output}
     spec = StageSpec("features", workspace.features(features_name(text)), features_identity(text), inputs)
-    return _with_precision(spec, "precision", text.device)
+    return _settled(spec, "precision", text, CROPS_AT_ONCE)
 
 
 def guide_spec(experiment: Experiment) -> StageSpec:
@@ -166,7 +183,10 @@ def guide_spec(experiment: Experiment) -> StageSpec:
         inputs["features"] = record.output
         info["features"] = features.folder.name
     spec = StageSpec("guide", workspace.guide(experiment.guide_name), guide_identity(experiment), inputs, info)
-    return _with_precision(spec, "precision", experiment.text.device)
+    if experiment.guide in FLOWS:
+        return _settled(spec, "", experiment.flow, PAIRS_AT_ONCE if experiment.flow.engine == "raft" else 0)
+    embeds = experiment.guide == "text" and not experiment.text.cache  # patches
+    return _settled(spec, "precision", experiment.text, CROPS_AT_ONCE if embeds else 0)
 
 
 def _manifest(workspace: Workspace) -> str:

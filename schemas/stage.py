@@ -18,6 +18,7 @@ SCHEMA_VERSION = 1  # raise it when the meaning of a stage's files changes: ever
 FILE = "stage.json"
 PARTS = ".parts"  # in a stage's folder while it is not complete
 SPEC = "spec.json"  # in PARTS: what is being built
+TO_FIND = "auto"  # a value that only the beginning of the stage gives
 
 
 class StoredFile(BaseModel):
@@ -63,7 +64,7 @@ class StageSpec:
     config: dict[str, Any]  # what determines the output, and only that
     inputs: dict[str, str]  # as in StageRecord
     info: dict[str, Any] = field(default_factory=dict)
-    chosen: dict[str, str] = field(default_factory=dict)  # keys of config that were "auto", and what that means here
+    chosen: dict[str, Any] = field(default_factory=dict)  # options that were left to the device, and what they are here
     cut: dict[str, int] = field(default_factory=dict)  # of the work into shards: changes no output, only what resumes
 
     @property
@@ -164,7 +165,7 @@ def begun_record(folder: Path) -> StageRecord | None:
     """What a stage of the pipeline is building in a folder, as far as it is known: the record it would get."""
     try:
         found = json.loads((folder / PARTS / SPEC).read_bytes())
-        return StageRecord.begun(found, info={"cut": found.get("cut", {})})
+        return StageRecord.begun(found, info={**found.get("info", {}), "cut": found.get("cut", {})})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -12,7 +12,7 @@ from schemas import log
 from schemas.config import Experiment, StageName
 from schemas.errors import MissingInput, UserError
 from schemas.replacement import settle_all
-from schemas.stage import StageRecord, StageSpec, damage, read_record
+from schemas.stage import TO_FIND, StageRecord, StageSpec, damage, read_record
 from tgmae.stages import STAGES, Stage, part_stages
 from train.engine.run_folder import Move
 
@@ -57,7 +57,8 @@ class Step:
 def decide(stage: Stage, spec: StageSpec) -> Step:
     """What is to be done for one stage whose inputs are complete: what a plan prints, and what a run does."""
     step = _decided(stage, spec)
-    chosen = ", ".join(f"{name} auto: {value}" for name, value in spec.chosen.items())
+    later = "found when it is begun"
+    chosen = ", ".join(f"{name} auto: {later if value == TO_FIND else value}" for name, value in spec.chosen.items())
     return replace(step, reason=f"{step.reason} ({chosen})") if chosen else step
 
 

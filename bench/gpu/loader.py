@@ -19,7 +19,7 @@ from train.data.stream import ClipDataset, stream
 from train.data.videos import open_videos
 from train.models.objective import Objective
 
-NEEDS = ("webdataset",)
+NEEDS = ("pyarrow",)
 SECONDS = 80
 
 

@@ -17,7 +17,7 @@ from pipeline.captioners import Frame
 from pipeline.runtime.device import in_batches, to_device, torch_device
 from pipeline.runtime.model_check import hub_options
 from pipeline.runtime.precision import precision_for
-from schemas.config import Blip2
+from schemas.config import FRAMES_AT_ONCE, Blip2
 from schemas.errors import UserError
 
 
@@ -32,7 +32,7 @@ class GenerationCaptioner:
     processor_class: Any
 
     def __init__(self, options: Blip2) -> None:
-        self.batch_size, self.samples = options.batch_size, options.sample
+        self.batch_size, self.samples = options.batch_size or FRAMES_AT_ONCE, options.sample
         self._options = options
         self._device = torch_device(options.device)
         self._dtype: torch.dtype = getattr(torch, precision_for(options.dtype, self._device.type))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.captioners import Frame
 from pipeline.runtime.device import in_batches, torch_device
-from schemas.config import Lavis
+from schemas.config import FRAMES_AT_ONCE, Lavis
 from schemas.errors import UserError, choice_error
 
 
@@ -24,7 +24,7 @@ class LavisCaptioner:
     """Raises UserError for a model that LAVIS does not know, or cannot load."""
 
     def __init__(self, options: Lavis) -> None:
-        self.batch_size = options.batch_size
+        self.batch_size = options.batch_size or FRAMES_AT_ONCE
         self._name = f"{options.name}/{options.model_type}"
         self._device = torch_device(options.device)
         if options.models:

@@ -21,7 +21,7 @@ from pipeline.guides.encoder_inputs import Inputs
 from pipeline.guides.grid import grid
 from pipeline.guides.resize import resize
 from pipeline.runtime.device import in_batches
-from schemas.config import Text
+from schemas.config import CROPS_AT_ONCE, Text
 
 
 class Crops:
@@ -31,7 +31,7 @@ class Crops:
     def __init__(self, model: Any, inputs: Inputs, options: Text) -> None:
         self._model, self._inputs, self._options = model, inputs, options
         self.input_size = inputs.size  # pixels
-        self._batch_size = options.batch_size  # lowered when memory runs out
+        self.batch_size = options.batch_size or CROPS_AT_ONCE  # lowered when memory runs out
         if options.compile:
             model.visual.compile(dynamic=False)
 
@@ -54,7 +54,7 @@ class Crops:
             crops_N3PP = images_F3HW[frame[:, None, None], :, y, x].permute(0, 3, 1, 2)
             return self.embed(crops_N3PP)[: part.stop - part.start]
 
-        parts, self._batch_size = in_batches(embed, count * gh * gw, self._batch_size, self._options.model)
+        parts, self.batch_size = in_batches(embed, count * gh * gw, self.batch_size, self._options.model)
         return torch.cat(parts).reshape(count, gh, gw, -1)
 
     def embed(self, crops_N3PP: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Crops:
         """Crops in a batch. Compiled, few sizes: each is compiled separately, and its numbers must not tell which was
         first."""
         count: int = part.stop - part.start
-        size = self._batch_size
+        size = self.batch_size
         while self._options.compile and size // 2 >= count:
             size //= 2
         return size if self._options.compile and size > count else count

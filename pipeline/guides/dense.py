@@ -24,7 +24,7 @@ from pipeline.guides.encoder_inputs import Inputs
 from pipeline.guides.grid import grid
 from pipeline.guides.resize import filter_matrix
 from pipeline.runtime.device import in_batches
-from schemas.config import Text
+from schemas.config import CROPS_AT_ONCE, Text
 from schemas.errors import UserError
 
 
@@ -46,7 +46,16 @@ class Dense:
         self._inputs, self._options = inputs, options
         self._tower = make_tower(model.visual, options)
         self.token_size = self._tower.patch  # pixels of what the encoder sees
-        self._pixels = options.batch_size * inputs.size**2  # in a batch; lowered when memory runs out
+        self.batch_size = options.batch_size or CROPS_AT_ONCE
+
+    @property
+    def batch_size(self) -> int:
+        """Frames of the encoder's own size at once; lowered when memory runs out."""
+        return self._pixels // self._inputs.size**2
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._pixels = size * self._inputs.size**2
 
     def __call__(self, images_F3HW: torch.Tensor) -> torch.Tensor:
         """float32 levels 0..255 [F, 3, H, W] -> float32 [F, gh, gw, D], of length 1."""

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.guides import custom
 from pipeline.runtime.model_identity import LOCAL, NO_EFFECT, encoder_identity
 from schemas.atomic import sha256_file
-from schemas.config import GUIDES, SPEAKING, Experiment, Flow, Text
+from schemas.config import FLOWS, GUIDES, SPEAKING, Experiment, Flow, Text
 from schemas.errors import choice_error
 from schemas.registry import GUIDES as GUIDE_NAMES
 
@@ -33,7 +33,7 @@ def guide_identity(experiment: Experiment) -> dict[str, Any]:
         return {"guide": guide, **encoder_identity(text)}
     if guide == "motion-vectors":
         return {"guide": guide, **experiment.motion.model_dump(mode="json")}
-    if guide in ("optical-flow", "flow-magnitude"):
+    if guide in FLOWS:
         camera = {"remove_camera": experiment.flow.remove_camera} if guide == "flow-magnitude" else {}
         return {"guide": guide, **_flow(experiment.flow), **camera}
     if ":" in guide:

@@ -15,7 +15,7 @@ from torchvision.models import get_model, get_model_weights
 
 from pipeline.guides import Floats, Frames
 from pipeline.runtime.device import in_batches, torch_device
-from schemas.config import Flow
+from schemas.config import PAIRS_AT_ONCE, Flow
 from schemas.errors import UserError, choice_error
 
 SMALLEST = 128  # pixels of a side: RAFT takes an eighth of it and halves that three times
@@ -27,17 +27,17 @@ class Raft:
 
     def __init__(self, options: Flow) -> None:
         self._options = options
-        self._batch_size = options.batch_size  # pairs; lowered when memory runs out
+        self.batch_size = options.batch_size or PAIRS_AT_ONCE  # pairs; lowered when memory runs out
         self._device = torch_device(options.device)
         self._model = _load(options).eval().to(self._device)
 
     @torch.inference_mode()
     def __call__(self, from_NHW3: Frames, to_NHW3: Frames) -> Floats:
         before_N3HW, after_N3HW = self._prepared(from_NHW3), self._prepared(to_NHW3)
-        parts, self._batch_size = in_batches(
+        parts, self.batch_size = in_batches(
             lambda part: self._model(before_N3HW[part], after_N3HW[part], self._options.iterations)[-1],
             len(before_N3HW),
-            self._batch_size,
+            self.batch_size,
             f"flow.model = {self._options.model}",
         )
         height, width = from_NHW3.shape[1:3]

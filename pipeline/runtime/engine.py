@@ -94,6 +94,36 @@ def execute(
                     ray.kill(task.actor)
 
 
+def once(call: Callable[[float], int], config: Ray, *, runtime_env: Mapping[str, Any] | None = None) -> int:
+    """What `call` returns of the share of a GPU that a worker with a model has: called where such a worker would be, in
+    a process that then ends and so frees the GPU; without Ray, here.
+
+    Raises UserError as execute() does; an exception of `call` as it is.
+    """
+    if config.in_process:
+        return call(1.0)
+    import ray
+
+    with connected(config):
+        gpus = worker_gpus(config, ray.cluster_resources())
+        _capacity(config.cpus, gpus, ray.cluster_resources())
+        options = {"num_cpus": config.cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
+        task = ray.remote(**options, runtime_env=dict(runtime_env or {}))(_called)
+        try:
+            return int(ray.get(task.remote(call, min(1.0, gpus) or 1.0)))
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            raise UserError(f"Ray cannot make the workers' environment: {_end(str(error))}") from None
+        except ray.exceptions.RayError as error:
+            _alive()
+            raise UserError(f"the worker that was to find a batch size died: {_end(str(error))}. Set one") from None
+
+
+def _called(call: Callable[[float], int], share: float) -> int:
+    return call(share)
+
+
 def _ready(streams: list[Any]) -> Any:
     """A stream with an event. Raises UserError when the cluster is lost while none has."""
     import ray

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.runtime.units import Unit, Worker
+from pipeline.runtime.units import Row, Unit, Worker
 from schemas.stage import StageSpec
 
 
@@ -18,6 +18,7 @@ class Job:
     spec: StageSpec
     units: list[Unit]  # a shard each
     step: int = 1  # videos of a shard that are never parted between workers; 0: all
+    cost: Callable[[Row], float] = lambda row: 1.0  # about how long a video takes, of any unit
     worker: Callable[[Path], Worker]  # called where the work is done, with the folder that takes the files
     table: str  # file name of the stage's table, rows in shard order
     schema: pa.Schema  # of the table

@@ -19,10 +19,20 @@ def precision_for(asked: AutoPrecision, device: str) -> Precision:
     """`asked`, or what "auto" means on this machine's `device`: auto, cpu, cuda, cuda:1 ..."""
     if asked != "auto":
         return asked
+    majors = _majors(device)
+    return "bfloat16" if majors and min(majors) >= NATIVE else "float32"
+
+
+def on_gpu(device: str) -> bool:
+    """Whether this machine has the GPU, or for "auto" and "cuda" any."""
+    return bool(_majors(device))
+
+
+def _majors(device: str) -> list[int]:
     majors, number = [] if device == "cpu" else capabilities(), device.partition(":")[2]
     if ":" in device:  # a device that is none is reported where it is used
         majors = majors[int(number) :][:1] if number.isdecimal() else []
-    return "bfloat16" if majors and min(majors) >= NATIVE else "float32"
+    return majors
 
 
 @cache

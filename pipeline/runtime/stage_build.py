@@ -65,7 +65,7 @@ def _made(job: Job, folder: Path, experiment: Experiment) -> dict[int, ShardResu
         before = total - sum(len(unit.rows) for unit in pending) + sum(len(part.unit.rows) for part in shards.kept)
         if before:
             print(f"{stage}: resumes, {before} of {total} videos are done", file=sys.stderr)
-        parts = Parts(pending, job.step, shards.places)
+        parts = Parts(pending, job.step, shards.places, job.cost)
         root = Path(experiment.workspace)
         with (
             Progress(stage, total, done=before, hidden=not pending, workspace=root) as progress,

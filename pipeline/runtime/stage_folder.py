@@ -91,7 +91,8 @@ def _prepared(spec: StageSpec, units: Sequence[Unit]) -> Path:
     mark = folder / PARTS / SPEC
     keys = json.dumps([[unit.shard, *(row["key"] for row in unit.rows)] for unit in units])
     wanted = {"schema_version": SCHEMA_VERSION, "fingerprint": spec.fingerprint, "config": spec.config,
-              "inputs": spec.inputs, "cut": spec.cut, "units": hashlib.sha256(keys.encode()).hexdigest()}  # fmt: skip
+              "inputs": spec.inputs, "info": spec.info, "cut": spec.cut,
+              "units": hashlib.sha256(keys.encode()).hexdigest()}  # fmt: skip
     begun, reasons = begun_in(spec)
     if begun is not None and (reasons or json.loads(mark.read_bytes()).get("units") != wanted["units"]):
         print(f"{spec.stage}: starts over, because the config changed while it was incomplete"

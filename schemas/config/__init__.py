@@ -3,8 +3,12 @@
 from schemas.config.experiment import Experiment, StageName
 from schemas.config.pipeline import (
     CAPTION_SOURCES,
+    CROPS_AT_ONCE,
+    FLOWS,
+    FRAMES_AT_ONCE,
     GUIDES,
     MOTION,
+    PAIRS_AT_ONCE,
     SPEAKING,
     UNRANKED,
     Blip,
@@ -42,8 +46,12 @@ from schemas.config.train import (
 
 __all__ = [
     "CAPTION_SOURCES",
+    "CROPS_AT_ONCE",
+    "FLOWS",
+    "FRAMES_AT_ONCE",
     "GUIDES",
     "MOTION",
+    "PAIRS_AT_ONCE",
     "SPEAKING",
     "UNRANKED",
     "ARVideo",

@@ -12,6 +12,7 @@ from schemas.config.section import AutoPrecision, NotNegative, Positive, Section
 GUIDES = (*registry.GUIDES, "none")
 SPEAKING = ("text", "embeddings")  # guides made from captions; embeddings: of their texts alone, no scores
 MOTION = ("motion-vectors", "flow-magnitude")  # guides whose scores are of motion
+FLOWS = ("optical-flow", "flow-magnitude")
 UNRANKED = ("embeddings", "optical-flow", "none")  # guides without a score to rank patches by
 CAPTION_SOURCES = (*registry.FRAME_CAPTIONERS, *registry.ROW_CAPTIONERS)
 
@@ -39,6 +40,7 @@ class Index(Section):
 
 
 NO_RAY = "none"
+FRAMES_AT_ONCE, CROPS_AT_ONCE, PAIRS_AT_ONCE = 32, 1024, 8  # of a model where batch_size = 0 and none was found
 
 
 class Ray(Section):
@@ -76,7 +78,8 @@ class Blip2(Section):
     model: str = "Salesforce/blip2-opt-2.7b"  # hub name or local folder
     revision: str = "main"  # of a hub name
     prompt: str = ""  # what the text begins with; "": nothing
-    batch_size: Positive = 32  # frames; halved when memory runs out
+    # frames; 0: 32, on a GPU what pays, found when a set is begun and kept; halved when memory runs out
+    batch_size: NotNegative = 0
     # of the weights; auto: bfloat16 on a GPU that computes it, else float32; a set keeps what it was begun with
     dtype: AutoPrecision = "auto"
     load_in_8bit: bool = False  # by bitsandbytes
@@ -110,7 +113,8 @@ class Lavis(Section):
     model_type: str = "caption_coco_opt2.7b"  # of that model in LAVIS' zoo
     models: str = ""  # a .py file, run first: one's own models for LAVIS' registry
     prompt: str = ""  # "": that of the model type
-    batch_size: Positive = 32  # frames; halved when memory runs out
+    # frames; 0: 32, on a GPU what pays, found when a set is begun and kept; halved when memory runs out
+    batch_size: NotNegative = 0
     num_beams: NotNegative = 0  # 0, here and below: LAVIS' default for the model
     max_length: NotNegative = 0  # tokens
     min_length: NotNegative = 0  # tokens
@@ -236,7 +240,8 @@ class Text(Section):
     # dense, in the last block; value: MaskCLIP; query-query+key-key: SCLIP
     attention: Literal["original", "value", "query-query", "query-query+key-key"] = "value"
     last_block: Literal["whole", "attention"] = "whole"  # dense; attention: no residual, no feed-forward (ClearCLIP)
-    batch_size: Positive = 1024  # crops; dense: frames of as many pixels
+    # crops; dense: frames of as many pixels; 0: 1024, on a GPU what pays, found when a stage is begun and kept
+    batch_size: NotNegative = 0
     precision: AutoPrecision = "auto"  # of the encoder, as caption.blip2.dtype
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
     compile: bool = False  # crops: torch.compile the encoder
@@ -278,5 +283,6 @@ class Flow(Section):
     patch: Positive = 8  # pixels of the stored clip's frame: the pitch of the grid
     frame_stride: Positive = 4  # flow leads from every n-th frame to the next such and to the one before
     remove_camera: bool = True  # of flow-magnitude: subtract the frame's median flow
-    batch_size: Positive = 8  # pairs of frames, of raft; halved when memory runs out
+    # pairs of frames, of raft; 0: 8, on a GPU what pays, found when a guide is begun and kept
+    batch_size: NotNegative = 0
     device: str = "auto"  # of raft

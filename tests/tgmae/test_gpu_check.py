@@ -7,12 +7,14 @@ import importlib
 import json
 import runpy
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from bench import gpu_check
+from bench import gpu_check, gpu_world
 from bench.gpu.card import Asked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,3 +87,16 @@ def test_what_was_measured_is_written_at_once(tmp_path: Path, monkeypatch: pytes
 def test_the_limits_of_the_parts_fit_into_eight_minutes() -> None:
     """What they do not need is world's."""
     assert sum(importlib.import_module(f"bench.gpu.{name}").SECONDS for name in gpu_check.PARTS) <= 480
+
+
+@pytest.mark.parametrize("wheels", [gpu_check.WHEELS, gpu_world.WHEELS])
+def test_the_wheels_require_nothing_that_is_not_carried_or_there(wheels: tuple[str, ...]) -> None:
+    """They are installed without what they require, on a machine that may have none of it, or another version."""
+    there = {"python_version": gpu_world.GPU_PYTHON[0], "extra": ""}
+    for name in wheels:
+        needed = [
+            each for each in map(Requirement, requires(name) or []) if not each.marker or each.marker.evaluate(there)
+        ]
+        assert {each.name.lower() for each in needed} <= {*wheels, *gpu_world.THERE}, name
+    pins = {Requirement(each).name.lower() for each in gpu_world.pinned(wheels)}
+    assert pins == set(wheels)

@@ -87,9 +87,9 @@ def test_what_is_chosen_is_in_the_fingerprint_as_if_it_had_been_asked_for(tmp_pa
     assert on_cpu[0].config["dtype"] == "float32"
     gpus([9])
     on_gpu = both(tmp_path)
-    assert [spec.chosen for spec in on_gpu] == [{"dtype": "bfloat16"}, {"precision": "bfloat16"}]
+    assert [spec.chosen["dtype" if n == 0 else "precision"] for n, spec in enumerate(on_gpu)] == ["bfloat16"] * 2
     assert {spec.fingerprint for spec in on_gpu}.isdisjoint(spec.fingerprint for spec in on_cpu)
-    assert guide_spec(asked).chosen == {}
+    assert "precision" not in guide_spec(asked).chosen
 
 
 @pytest.mark.parametrize("there", ["finished", "begun", "rebuilt"])
@@ -107,14 +107,14 @@ def test_what_is_there_is_gone_on_with_on_another_device(tmp_path: Path, gpus: G
             folder = folder.with_name(f".{folder.name}.building")
         write_json(folder / PARTS / SPEC, {"schema_version": 1, **known})
     gpus([])
-    assert [spec.chosen for spec in both(tmp_path)] == [{"dtype": "bfloat16"}, {"precision": "bfloat16"}]
+    assert [both(tmp_path)[n].chosen[key] for n, key in enumerate(("dtype", "precision"))] == ["bfloat16"] * 2
 
 
 def test_the_plan_prints_what_was_chosen(tmp_path: Path, gpus: Gpus) -> None:
     (tmp_path / "data").mkdir()
-    for majors, name in (([], "float32"), ([9], "bfloat16")):
+    for majors, name, size in (([], "float32", "32"), ([9], "bfloat16", "found when it is begun")):
         gpus(majors)
         asked = experiment(tmp_path, index={"data": str(tmp_path / "data")}, stages=[], captions="blip2",
                            caption={"blip2": {"model": str(WORLD_MODELS / "blip2")}})  # fmt: skip
         (captions,) = [step for step in plan(asked) if step.stage == "caption"]
-        assert f"(dtype auto: {name})" in captions.line("would be")
+        assert f"(dtype auto: {name}, batch_size auto: {size})" in captions.line("would be")
