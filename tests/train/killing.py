@@ -12,8 +12,8 @@ from tests.train.forking import forked, kill
 
 
 def kill_then_finish(arguments: Sequence[str], folder: Path, *, kills: int) -> None:
-    """Starts `python -m train STAGE CONFIG.toml` again and again, kills it at random moments of its run in `folder`, then
-    lets it finish.
+    """Starts `python -m train STAGE CONFIG.toml` again and again, kills it at random moments of its run in `folder`,
+    then lets it finish.
 
     Each time it has first logged an update more than the time before, so that it gets on.
     """
