@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from schemas.toml import dump
 from train.__main__ import main
 
 SERVER = get_context("forkserver")
-SERVER.set_forkserver_preload(["train.pretrain", "train.finetune", "torch._dynamo", "torch.utils.tensorboard"])
+SERVER.set_forkserver_preload([
+    "tests.train.forking", "train.pretrain", "train.finetune", "torch._dynamo", "torch.utils.tensorboard",
+    "pyarrow.dataset",
+])  # fmt: skip
 
 
 def forked(arguments: Sequence[str], said: Path, environment: dict[str, str] | None = None) -> ForkServerProcess:
@@ -34,6 +37,7 @@ def forked(arguments: Sequence[str], said: Path, environment: dict[str, str] | N
 
 
 def _train(arguments: list[str], said: str, environment: dict[str, str]) -> None:
+    set_start_method(None, force=True)  # loaders' workers are forked as ever, not from the server
     os.setsid()
     os.environ.update(environment)
     with open(said, "ab") as file:
