@@ -55,6 +55,7 @@ def test_an_error_of_the_user_s_is_not_tried_again(small: Small) -> None:
         train_on_ray("pretrain", too_large)
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
     changes = {"optim": {"epochs": 6}, "pretrain": {"processes": 1, "save_every": 1}}  # long enough to be killed in
     whole, killed = small(name="whole", **changes), small(name="killed", **changes, **RAY)
