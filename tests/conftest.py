@@ -36,8 +36,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, or one core ends with a long one alone."""
-    items.sort(key=lambda item: not _reads(str(item.path), "mark.slow"))
+    """Those with `finished` come first, then files with other slow tests, or one core ends with a long one alone."""
+    items.sort(key=lambda item: (not _reads(str(item.path), "finished: Path"), not _reads(str(item.path), "mark.slow")))
 
 
 @cache

@@ -51,15 +51,20 @@ class PatchScorer:
         self.mean, self.std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
 
     @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray, captions: list[str], cell: int) -> np.ndarray:
-        """uint8 [N, H, W, 3], N captions -> float32 [N, cells]: cosines."""
+    def embedded(self, pixels: np.ndarray, cell: int) -> torch.Tensor:
+        """uint8 [N, H, W, 3] -> float32 [N, cells, D] of length 1."""
         cut = torch.from_numpy(cells(pixels, cell).reshape(-1, cell, cell, 3)).permute(0, 3, 1, 2).float() / 255
         side = self.model.visual.image_size[0]
         cut = F.interpolate(cut, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
         parts = [self.model.encode_image(part, normalize=True) for part in ((cut - self.mean) / self.std).split(2048)]
-        image = torch.cat(parts).view(len(pixels), -1, parts[0].shape[1])
+        return torch.cat(parts).view(len(pixels), -1, parts[0].shape[1])
+
+    @torch.inference_mode()
+    def scores(self, image: torch.Tensor, captions: list[str]) -> np.ndarray:
+        """Of embedded frames, N captions -> float32 [N, cells]: cosines."""
         text = self.model.encode_text(self.tokenizer(captions), normalize=True)
-        return torch.einsum("ncd,nd->nc", image, text).numpy()
+        cosines: np.ndarray = torch.einsum("ncd,nd->nc", image, text).numpy()
+        return cosines
 
 
 def top_k_iou(scores: np.ndarray, covered: np.ndarray) -> float:
@@ -81,9 +86,10 @@ def measure_clip(folder: Path, frames: Frames) -> dict[str, float]:
     said = list(zip(frames.captions, frames.motions, strict=True))
     sentences = [f"a video of {caption} that is {motion}" for caption, motion in said]
     covered = {cell: covered_cells(frames.ids, cell) for cell in (8, 16)}
+    embedded = {cell: scorer.embedded(frames.pixels, cell) for cell in (8, 16)}
 
     def iou(texts: list[str], cell: int) -> float:
-        return top_k_iou(scorer(frames.pixels, texts, cell), covered[cell])
+        return top_k_iou(scorer.scores(embedded[cell], texts), covered[cell])
 
     return {
         "iou_8px": iou(frames.captions, 8), "iou_16px": iou(frames.captions, 16),

@@ -26,6 +26,7 @@ from schemas.errors import UserError
 from schemas.stage import StageRecord, read_record
 from schemas.tables import FAILURES, LOST, MANIFEST, read_table, video_key
 from tests.pipeline.conftest import cut, write_sound, write_video
+from tests.pipeline.misbehaving import misbehave
 
 
 def experiment(data: Path, workspace: Path, *, max_failures: str = "10%", **index: Any) -> Experiment:
@@ -378,23 +379,10 @@ def _alive(group: int) -> bool:
     return True
 
 
-def misbehave(task: str) -> str | NotAVideo:
-    """Runs in a process of its own."""
-    if task == "die" or (task.startswith("once:") and not Path(task[5:]).exists()):
-        if task != "die":
-            Path(task[5:]).touch()
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if task == "hang":
-        time.sleep(60)
-    if task == "fault":
-        raise KeyError("a fault of ours")
-    return NotAVideo("bad") if task == "bad" else task.upper()
-
-
 @pytest.mark.medium
 def test_a_crash_costs_one_video(tmp_path: Path) -> None:
     tasks = ["a", "die", "b", "hang", f"once:{tmp_path / 'once'}", "bad", "c"]
-    found = dict(map_processes(misbehave, tasks, processes=2, time_limit=20))
+    found = dict(map_processes(misbehave, tasks, processes=2, time_limit=8))
     assert [found[number] for number in (0, 2, 6)] == ["A", "B", "C"]
     assert found[4] == tasks[4].upper()
     assert isinstance(found[1], ProcessDied) and str(found[1]).endswith("died, 2 times (signal SIGSEGV)")
@@ -405,7 +393,7 @@ def test_a_crash_costs_one_video(tmp_path: Path) -> None:
 def test_an_unforeseen_exception_is_the_videos() -> None:
     ((number, found),) = map_processes(misbehave, ["fault"], processes=1, time_limit=60)
     assert number == 0 and isinstance(found, Unforeseen)
-    assert str(found).startswith("KeyError: 'a fault of ours' (test_index.py:")
+    assert str(found).startswith("KeyError: 'a fault of ours' (misbehaving.py:")
 
 
 @pytest.mark.medium

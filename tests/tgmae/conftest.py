@@ -1,8 +1,13 @@
-"""A small workspace made by the real commands: every stage, the embedded models, one Ray after another."""
+"""A small workspace made by the real commands: every stage, the embedded models, one Ray after another.
+
+Trainers run in this process, for torch takes seconds to import: that they are processes of their own, how these end
+and what is said of it, test_signals.py and test_disks.py show.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +19,7 @@ from schemas.toml import dump
 from tests.train.conftest import shared_workspace, small, workspace  # noqa: F401
 from tgmae.cli import app
 from tgmae.demo.demo import demo_experiment
+from train.__main__ import main as train
 
 SMALL = [
     "optim.epochs=2", "optim.warmup_epochs=0", "optim.batch_size=8", "pretrain.workers=0", "shard.max_videos=8",
@@ -27,6 +33,18 @@ class Ended(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trainers_here() -> Iterator[None]:
+    def exit_status(command: Sequence[str]) -> int:
+        python, module, name, *arguments = command
+        assert [python, module, name] == [sys.executable, "-m", "train"]
+        return train([each for each in arguments if each != "--end-with-parent"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tgmae.stages.exit_status", exit_status)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +75,9 @@ def write_config(world: Path) -> Callable[..., Path]:
     """(config, workspace) -> a small experiment on the world, without Ray where it is not asked for."""
 
     def write(path: Path, into: Path, ray: str = "none") -> Path:
-        experiment = demo_experiment(into.parent, world, [*SMALL, f"workspace={into}", f"ray.address={ray}"])
+        # One worker: each imports its model anew. tests/golden has two.
+        sets = [f"workspace={into}", f"ray.address={ray}", "ray.workers=1"]
+        experiment = demo_experiment(into.parent, world, [*SMALL, *sets])
         path.write_text(dump(experiment), encoding="utf-8")
         return path
 

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from safetensors.torch import load_file
 from pipeline.runtime.ray_session import shared_ray
 from schemas.config import Experiment
 from schemas.errors import UserError
-from schemas.toml import dump
 from schemas.workspace import Workspace
+from tests.descendants import descendants
+from tests.train.forking import forked_ranks
 from tgmae.cluster import train_on_ray
 from train.engine.metrics import read
 from train.pretrain import run_pretrain
@@ -37,18 +37,12 @@ def folder(experiment: Experiment) -> Path:
     return Workspace(Path(experiment.workspace)).run(experiment.name)
 
 
-def is_worker(cmdline: Path) -> bool:
-    try:
-        return b"RayTrainWorker" in cmdline.read_bytes()
-    except OSError:  # the process has just ended
-        return False
-
-
 def test_cluster_ends_in_the_weights_of_torchrun(small: Small) -> None:
     contrastive = {"objective": {"contrastive": 1.0}, "optim": {"epochs": 2}}
     by_torchrun = small(name="torchrun", pretrain={"processes": 2}, **contrastive)
     by_ray = small(name="ray", pretrain={"processes": 2}, **contrastive, **RAY)
-    run_pretrain(by_torchrun)
+    with forked_ranks():
+        run_pretrain(by_torchrun)
     train_on_ray("pretrain", by_ray)
     ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (by_ray, by_torchrun))
     assert ours.keys() == theirs.keys()
@@ -62,30 +56,24 @@ def test_an_error_of_the_user_s_is_not_tried_again(small: Small) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small) -> None:
+def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
     changes = {"optim": {"epochs": 6}, "pretrain": {"processes": 1, "save_every": 1}}  # long enough to be killed in
     whole, killed = small(name="whole", **changes), small(name="killed", **changes, **RAY)
     run_pretrain(whole)
-    config = folder(killed).parent.parent / "killed.toml"
-    config.write_text(dump(killed))
-    script = (
-        "import sys; from pathlib import Path; from schemas.toml import load_experiment;"
-        "from tgmae.cluster import train_on_ray; train_on_ray('pretrain', load_experiment(Path(sys.argv[1])))"
-    )
-    driver = subprocess.Popen([sys.executable, "-c", script, str(config)], stderr=subprocess.PIPE, text=True)
-    try:
+    deaths: list[int] = []
+
+    def kill() -> None:
         while not list((folder(killed) / "checkpoints").glob("step_*")):
-            assert driver.poll() is None, driver.stderr and driver.stderr.read()
             time.sleep(0.02)
-        workers = [int(place.parent.name) for place in Path("/proc").glob("[0-9]*/cmdline") if is_worker(place)]
-        assert workers
-        for worker in workers:
+        deaths.extend(descendants(os.getpid(), b"RayTrainWorker"))
+        for worker in deaths:
             os.kill(worker, signal.SIGKILL)
-        _, said = driver.communicate(timeout=300)
-    finally:
-        driver.kill()
-    assert driver.returncode == 0, said
-    assert "a process on Ray died (1 of 3)" in said
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    train_on_ray("pretrain", killed)
+    killer.join()
+    assert deaths and "a process on Ray died (1 of 3)" in capfd.readouterr().err
     ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (killed, whole))
     assert all(ours[name].equal(theirs[name]) for name in ours)
     assert [line["step"] for line in read(folder(killed) / "metrics.jsonl")] == list(range(1, 19))

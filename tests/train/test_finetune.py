@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from schemas.tables import CLIP_INDEX, LOST, MANIFEST, read_table, video_key, wr
 from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from tests.train.data.test_views import spoil
+from tests.train.forking import forked_ranks
 from tests.train.killing import kill_then_finish
 from train.__main__ import main
 from train.data.labelled import LabelledDataset
@@ -174,19 +174,19 @@ def test_killed_again_and_again(tune: Tune, tmp_path: Path) -> None:
     run_finetune(whole)
     config = tmp_path / "killed.toml"
     config.write_text(dump(killed))
-    command = [sys.executable, "-m", "train", "finetune", str(config)]
-    kill_then_finish(command, folder(killed), kills=3)
+    kill_then_finish(["finetune", str(config)], folder(killed), kills=3)
     assert curve(whole) == curve(killed) and predictions(whole) == predictions(killed)
     assert read_record(folder(whole)).output == read_record(folder(killed)).output  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tune: Tune) -> None:
-    """torchrun with gloo: the curve of one process, to rounding, mixing and all; every test video counted once."""
+    """Joined by gloo: the curve of one process, to rounding, mixing and all; every test video counted once."""
     changes: dict[str, Any] = {"batch_size": 8, "accumulate": 2, "drop_path": 0, "epochs": 4}
     one, two = tune(**changes, name="one"), tune(**changes, name="two", pretrain={"processes": 2})
     run_finetune(one)
-    record = run_finetune(two)
+    with forked_ranks():
+        record = run_finetune(two)
     assert "2 processes x 2 micro-batches x 2 clips" in record.info["global batch"]
     for x, y in zip(curve(one), curve(two), strict=True):
         np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-3)

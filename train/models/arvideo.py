@@ -23,13 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schemas.config import ARVideo
 from schemas.errors import UserError
-from train.models.attention import run_blocks, sinusoid_positions, xavier
+from train.models.attention import Mlp, run_blocks, sinusoid_positions, xavier
 from train.models.cubes import gather_tokens
 from train.models.sizes import VideoMAEConfig
 from train.models.videomae import Encoder, PretrainOutput

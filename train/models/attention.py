@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from timm.layers.drop import DropPath
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -98,6 +96,19 @@ def divided_masks(index_BN: Tensor, places: int, allowed_BNN: Tensor | None = No
     return Masks(time_BNN=same_place, space_BNN=same_time)
 
 
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them. (timm's is the same, and takes a second to import.)"""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x_BND)))
+        return out
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)); exact GELU."""
 
@@ -107,7 +118,12 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_dim)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        if drop_path > 0:
+            from timm.layers.drop import DropPath  # a second to import, and only fine-tuning needs it
+
+            self.drop_path: nn.Module = DropPath(drop_path)
+        else:
+            self.drop_path = nn.Identity()
 
     def forward(self, x_BND: Tensor, masks: Masks | None = None) -> Tensor:
         mask_BNN = None if masks is None else masks.joint_BNN

@@ -16,7 +16,7 @@ from pipeline.world.evaluate import caption_frames, measure_blip2, measure_clip
 
 @pytest.fixture(scope="module")
 def frames():
-    return draw_frames(HELD_OUT_SEED, 48, per_video=2)
+    return draw_frames(HELD_OUT_SEED, 48, per_video=1)
 
 
 @pytest.mark.medium

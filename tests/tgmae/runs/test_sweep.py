@@ -76,7 +76,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray cluster of its own process, as a user starts one; it asks for the token that it left in ~/.ray."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     subprocess.run([*CLI, "get-auth-token", "--generate"], check=True, capture_output=True)
-    with ray_head(6399, cpus=4, environment=os.environ) as address:
+    with ray_head(6399, cpus=2, environment=os.environ) as address:
         yield address
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from schemas.config import Experiment
 from schemas.errors import UserError
 from schemas.workspace import Workspace
+from tests.train.forking import forked_ranks
 from train.engine.metrics import read
 from train.engine.sharding import load_whole, sharded_like, whole, whole_state
 from train.pretrain import run_pretrain
@@ -41,8 +42,9 @@ def test_sharded_and_replicated_runs_agree(small: Small) -> None:
     common = {"objective": BOTH, "optim": {"accumulate": 2, "clip_grad": 0.5}}
     replicated = small(name="ddp", pretrain={"processes": 2}, **common)
     sharded = small(name="fsdp", pretrain={"processes": 2, "fsdp": True}, **common)
-    run_pretrain(replicated)
-    run_pretrain(sharded)
+    with forked_ranks():
+        run_pretrain(replicated)
+        run_pretrain(sharded)
     curves = [[line["loss"] for line in read(folder(run) / "metrics.jsonl")] for run in (sharded, replicated)]
     assert curves[0][:3] == pytest.approx(curves[1][:3], rel=1e-5)
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
@@ -54,7 +56,8 @@ def test_a_sharded_run_goes_on_in_one_process(small: Small) -> None:
     undisturbed = small(name="whole", objective=BOTH)
     run_pretrain(undisturbed)
     begun = small(name="begun", pretrain={"processes": 2, "fsdp": True}, objective=BOTH)
-    run_pretrain(begun)
+    with forked_ranks():
+        run_pretrain(begun)
     last, record = folder(begun) / "checkpoints", folder(begun) / "stage.json"
     newest = max(last.iterdir())
     for path in (newest / "state.json", record):  # as though it had been killed before its last checkpoint

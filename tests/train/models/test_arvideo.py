@@ -20,6 +20,7 @@ from schemas.config import ARVideo, Experiment
 from schemas.errors import UserError
 from schemas.stage import read_record
 from schemas.workspace import Workspace
+from tests.train.forking import forked_ranks
 from train.data.stream import Batch, ClipDataset, collate
 from train.data.videos import videos_to_pretrain_on
 from train.engine.metrics import read
@@ -279,7 +280,7 @@ def test_a_run_pretrains_and_its_encoder_is_probed(small: Callable[..., Experime
 
 @pytest.mark.slow
 def test_two_processes_are_one(small: Callable[..., Experiment]) -> None:
-    """torchrun with gloo: the loss curve of one process, to rounding."""
+    """Joined by gloo: the loss curve of one process, to rounding."""
     changes: dict[str, Any] = {
         "objective": {"kind": "arvideo"}, "arvideo": {"cluster": (1, 2, 2), "drop": 0.5, "decoder_dim": 32,
                                                       "decoder_depth": 1, "decoder_heads": 2},
@@ -288,7 +289,8 @@ def test_two_processes_are_one(small: Callable[..., Experiment]) -> None:
     curves = []
     for processes in (1, 2):
         run = small(**changes, name=f"on-{processes}", pretrain={"processes": processes})
-        run_pretrain(run)
+        with forked_ranks():
+            run_pretrain(run)
         lines = read(Workspace(Path(run.workspace)).run(run.name) / "metrics.jsonl")
         curves.append([line["loss"] for line in lines])
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=1e-4)

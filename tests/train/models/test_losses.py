@@ -11,8 +11,9 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
+from tests.train.forking import SERVER
 from train.engine.distributed import Ranks
 from train.engine.sharding import parallel
 from train.models.cubes import normalise
@@ -210,7 +211,7 @@ def worker(rank: int, world: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Loss, gradients and running statistics of two gloo ranks under DDP equal one process's."""
-    spawn(worker, args=(2, os.fspath(tmp_path)), nprocs=2)
+    start_processes(worker, args=(2, os.fspath(tmp_path)), nprocs=2, start_method=SERVER.get_start_method())
     for captions in (False, True):
         ranks = [torch.load(tmp_path / f"{captions}-{rank}.pt", weights_only=True) for rank in range(2)]
         tower, loss = one_step(0, 1, captions)
