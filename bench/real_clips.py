@@ -201,9 +201,11 @@ def result(experiment: Experiment, kind: str, names: dict[str, str]) -> dict[str
 def about(options: argparse.Namespace, lists: Lists) -> dict[str, Any]:
     splits = Counter(split or "pretraining alone" for _, _, split in lists.videos)
     return {
-        "data": options.data.name, "videos": dict(splits), "more": lists.more,
+        "data": options.data.name, "videos": dict(splits),
+        "more": lists.more, "more_data": [folder.name for folder in options.more],
         "classes": len({label for _, label, _ in lists.videos} - {""}),
         "epochs": options.epochs, "size": options.size, "overrides": [*SMALL, *FINETUNE, *options.set],
+        "set": options.set,
         "few": FEW, "machine": platform.machine(), "python": platform.python_version(),
     }  # fmt: skip
 

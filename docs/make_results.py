@@ -121,12 +121,19 @@ def real_clips(found: Any) -> str:
     rows = [(name, of(runs, name)) for name in dict.fromkeys(run["row"] for run in runs)]
     columns = {"linear": "linear probe", "linear_sgd": "linear probe, SGD", "knn": "k-NN", "retrieval": "retrieval R@1",
                "finetune_few": f"fine-tuned from {about['few']} videos a class"}  # fmt: skip
+    folder = f"../shared/{about['data']}"
+    command = ["python bench/real_clips.py", f"--data {folder}", f"--list {folder}/list.csv",
+               *(f"--more ../shared/{name}" for name in about["more_data"]), f"--size {about['size']}",
+               f"--epochs {about['epochs']}", *(f"--set {override}" for override in about["set"])]  # fmt: skip
+    updates = max(run["updates"] for run in runs)
+    uses = {"train": "to train on", "test": "to test on", "pretraining alone": "for pretraining alone"}
+    videos = ", ".join(f"{about['videos'][split]} {use}" for split, use in uses.items() if split in about["videos"])
     return f"""## Real clips
 
-    python bench/real_clips.py --data ../shared/{about["data"]} --list ../shared/{about["data"]}/list.csv
+    {" ".join(command)}
 
-{about["videos"]} labelled videos of {about["classes"]} classes and {about["more"]} more to pretrain on;
-{about["epochs"]} epochs at {about["size"]} px. No text masks: CLIP's weights cannot be fetched here.
+{about["classes"]} classes of UCF101; videos: {videos}; {about["more"]} of other data to pretrain on. {updates} updates
+of the tiny model at {about["size"]} px. No text masks: CLIP's weights cannot be fetched here.
 
 {table(rows, columns)}
 """
