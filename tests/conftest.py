@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's 15 would let workers wait for tests on the other core
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes on one core wait for each other, spinning
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background of a script: nor would what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with suppress(ImportError):  # a GPU machine may lack it, and its tests do not need it
     from hypothesis import settings
