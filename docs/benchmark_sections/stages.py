@@ -17,12 +17,12 @@ def page(results: Path) -> str:
     python bench/feeding.py                  # bench/results/feeding.json
     python bench/scale.py                    # bench/results/scale.json
 
-{workers(measured(results, "workers"), measured(results, "workers_busy"))}
+{workers(measured(results, "workers"), measured(results, "workers_quiet"), measured(results, "workers_busy"))}
 {feeding(measured(results, "feeding"))}
 {scale(measured(results, "scale"))}"""
 
 
-def workers(found: Any, busy: Any) -> str:
+def workers(found: Any, quiet: Any, busy: Any) -> str:
     head = "### All workers busy, in one tar\n"
     if found is None:
         return f"{head}\n{NOT_YET}.\n"
@@ -52,38 +52,54 @@ processes wanted its cores.
 processes come that do nothing but count, measured in the same rounds, and so what two workers can reach. `busy` is the
 share of the two actors' time, between their start and the joined tar, in which they had a part to work on. Caption and
 guide decode in threads or processes beside the model, so one actor already uses part of the second core.
-{losses(busy)}{tails(found, busy)}"""
+{losses(quiet)}{tails(found, busy)}"""
 
 
 def losses(found: Any) -> str:
-    """Why two are not twice as fast: 2 / speed-up is the growth of a video's seconds times what idles."""
+    """What keeps two workers from being twice as fast, on a machine that does nothing else."""
     if found is None:
         return ""
+    stages = found["stages"]
     rows = [
-        [name, f"{2 / each['speedup']:.2f}", f"{each['one']['busy'] / each['two']['busy']:.3f}",
+        [name, f"{each['speedup']:.2f} ({spread(each['speedup_rounds'])})", f"{by_cores(each):.2f}",
+         f"{by_groups(each):.2f}", f"{each['one']['busy'] / each['two']['busy']:.3f}",
          f"{each['grows']['busy_seconds']:.2f}", f"{each['grows']['cpu_seconds']:.2f}",
-         *(f"{each['plain_grows'][key]:.2f}" if each["plain_grows"] else "" for key in ("busy", "cpu")),
+         *(f"{each['plain_grows'][key]:.2f}" for key in ("busy", "cpu")),
          percent(each["two"]["driver_cpu"] / each["two"]["cpu_seconds"])]
-        for name, each in found["stages"].items()
+        for name, each in stages.items()
     ]  # fmt: skip
-    loads = [each["load"] for each in found["stages"].values()]
-    titles = ["", "2 / speed-up", "idle: start, joining, tail", "seconds a video", "CPU seconds a video",
-              "plain: seconds", "plain: CPU seconds", "CPU of the scheduler"]  # fmt: skip
+    titles = ["", "speed-up (target 1.8)", "cores give", "groups give", "idle: start, joining, tail", "seconds a video",
+              "CPU seconds a video", "plain: seconds", "plain: CPU seconds", "CPU of the scheduler"]  # fmt: skip
+    caption = stages["caption"]
+    loads = [each["load"] for each in stages.values()]
     return f"""
-Why caption and guide miss 1.8, by the kernel's count of CPU seconds, in a run of its own
-(`bench/workers.py --only shard caption guide`, bench/results/workers_busy.json): {found["rounds"]} round at nice
-{found["nice"]}, load {min(loads):.0f} to {max(loads):.0f}, so that its speed-ups mean nothing. Factors of two
-workers to one; 1.00: nothing is lost. A video's seconds are those of its worker while it has work; its CPU seconds
-are what worker and decoders computed, which waiting for a core does not lengthen. "Plain" is the same worker in one
-and in two processes: no Ray, no parts, nothing joined.
+Caption and guide again on a machine that does nothing else, with the kernel's count of CPU seconds
+(`bench/workers.py --only caption guide`, bench/results/workers_quiet.json): {found["rounds"]} rounds at nice
+{found["nice"]}, load {min(loads):.0f}. From "idle" on, factors of two workers to one; 1.00: nothing is lost. "Plain" is
+the same worker in one and in two processes: no Ray, no parts, nothing joined.
 
 {markdown(titles, rows)}
 
-Caption and guide compute a video in the same CPU seconds beside a second worker as without; what grows is the time that
-they wait for a core, and in plain processes as much as under Ray. The machinery costs the second column and the last
-one. Other work filled the second core in either case, so what two models take from each other's caches and memory on
-an idle machine is not shown here; 1.11 of the plain guide may be that, or chance.
+Guide reaches the target. What two cores give is twice a worker's seconds a video by its CPU seconds: one caption worker
+alone keeps {caption["one"]["cpu_seconds"] / caption["one"]["busy_seconds"]:.2f} cores busy, because frames are
+decoded ahead of the model, so a second one finds less than a whole core. And {caption["videos"]} videos are
+{groups(caption)} groups that share batches, of which one worker gets {-(-groups(caption) // 2)}. A second worker costs
+no CPU time, and plain processes slow one another down as much: nothing of the miss is Ray's or the scheduler's.
 """
+
+
+def by_cores(stage: Any) -> float:
+    """The speed-up at which two cores are full."""
+    return min(2.0, 2 * stage["one"]["busy_seconds"] / stage["two"]["cpu_seconds"])
+
+
+def groups(stage: Any) -> int:
+    return -(-stage["videos"] // stage["step"])
+
+
+def by_groups(stage: Any) -> float:
+    """The speed-up of two workers that share so many groups of videos as evenly as can be."""
+    return groups(stage) / -(-groups(stage) // 2)
 
 
 def tails(before: Any, found: Any) -> str:
@@ -99,9 +115,9 @@ def tails(before: Any, found: Any) -> str:
     ]  # fmt: skip
     return f"""
 Idle at the end of {found["tail_videos"]} videos in one tar (target: under 5 %), by the stage's scheduler, simulated
-with the seconds of videos recorded in that run; in brackets what it was before the longest of the last videos went
-first (recorded in the run of the first table, captions drawn one by one), and what would idle if all seconds were
-known beforehand:
+with the seconds of videos recorded in a run beside other work (bench/results/workers_busy.json); in brackets what it
+was before the longest of the last videos went first (recorded in the run of the first table, captions drawn one by
+one), and what would idle if all seconds were known beforehand:
 
 {markdown(["stage", *(f"{count} workers" for count in counts)], rows)}
 
