@@ -22,7 +22,7 @@ from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from tests.train.data.test_views import spoil
 from tests.train.forking import forked_ranks
-from tests.train.killing import kill_then_finish
+from tests.train.killing import finish, kill_then_finish
 from train.__main__ import main
 from train.data.labelled import LabelledDataset
 from train.data.videos import open_videos
@@ -171,7 +171,9 @@ def test_killed_again_and_again(tune: Tune, tmp_path: Path) -> None:
     """SIGKILL at moments that nobody chose, the test among them; the end is that of an undisturbed run."""
     changes: dict[str, Any] = {"epochs": 8, "pretrain": {"workers": 1}}
     whole, killed = tune(**changes, name="whole"), tune(**changes, name="killed")
-    run_finetune(whole)
+    config = tmp_path / "whole.toml"
+    config.write_text(dump(whole))
+    finish(["finetune", str(config)])
     config = tmp_path / "killed.toml"
     config.write_text(dump(killed))
     kill_then_finish(["finetune", str(config)], folder(killed), kills=3)

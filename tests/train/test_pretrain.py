@@ -23,7 +23,7 @@ from schemas.toml import dump, load_experiment
 from schemas.workspace import Workspace
 from tests.train.conftest import write_sidecar
 from tests.train.forking import forked_ranks
-from tests.train.killing import kill_then_finish
+from tests.train.killing import finish, kill_then_finish
 from train.__main__ import main
 from train.data.videos import open_videos
 from train.engine.checkpoint_files import steps
@@ -153,7 +153,7 @@ def test_killed_again_and_again(small: Small, tmp_path: Path) -> None:
     """SIGKILL at moments that nobody chose; what is left in the end is what an undisturbed run leaves."""
     changes = {"objective": BOTH, "optim": {"epochs": 12}, "pretrain": {"workers": 1, "save_every": 3}}
     whole, killed = small(**changes, name="whole"), small(**changes, name="killed")
-    run_pretrain(whole)
+    finish(["pretrain", str(written(whole, tmp_path / "whole.toml"))])
     config = written(killed, tmp_path / "killed.toml")
     kill_then_finish(["pretrain", str(config)], folder(killed), kills=4)
     assert curve(whole) == curve(killed)
