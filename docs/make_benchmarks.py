@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/benchmarks.md from bench/results/*.json, by the modules in docs/benchmark_sections.
 
-Each has a function page(results: Path) -> str, the Markdown of its section; of what was not measured it says so.
+Each has a function page(results: Path) -> str, the Markdown of its section; with a line for what was not measured.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """None of a folder that cannot be read: the index says so."""
+    """None of a folder that cannot be read: the index reports it."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -43,7 +43,7 @@ class Item:
 
     @property
     def record(self) -> StageRecord | None:
-        """Of what it holds, finished or begun; None where nothing says so."""
+        """Of what it holds, finished or begun; None where it cannot be told."""
         try:
             record = read_record(self.folder)
             if record is not None:

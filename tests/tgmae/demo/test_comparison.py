@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from schemas.errors import UserError
+from tests.tgmae.test_signals import wait_until
 from tgmae.demo import map_precision, world_table
 from tgmae.demo.comparison import Place, Row, side_by_side
 from tgmae.demo.world_figure import MASKS, world_figure
@@ -74,11 +74,6 @@ def test_its_processes_end_with_it(tmp_path: Path) -> None:
     """Else those of a killed comparison go on, and the next one finds its runs locked."""
     file = tmp_path / "pid"
     program = f"""
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tests.tgmae.demo.test_comparison import side_by_side, waiting
@@ -88,18 +83,11 @@ if __name__ == "__main__":
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     root = str(Path(__file__).parents[3])
     parent = subprocess.Popen([sys.executable, tmp_path / "program.py"], env={**os.environ, "PYTHONPATH": root})
-    until(lambda: file.is_file() and file.read_text() != "")
+    assert wait_until(lambda: file.is_file() and file.read_text() != "", 120)
     child = int(file.read_text())
     parent.kill()
     parent.wait()
-    until(lambda: not Path(f"/proc/{child}").exists())
-
-
-def until(held: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not held():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert wait_until(lambda: not Path(f"/proc/{child}").exists(), 120)
 
 
 @pytest.mark.medium

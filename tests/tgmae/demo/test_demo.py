@@ -1,4 +1,4 @@
-"""The demo: its masks find what the caption names, and its report says so."""
+"""The demo: its masks find what the caption names, and its report shows it."""
 
 from __future__ import annotations
 

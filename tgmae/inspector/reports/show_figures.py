@@ -35,7 +35,7 @@ def show(
 
     checkpoint: the weights of the reconstruction, and its statistics.
 
-    Errors: UserError for a video or a run that is not there, or where nothing can be drawn.
+    Errors: UserError for a missing video or run, or where nothing can be drawn.
     """
     clips, run = Clips(workspace), chosen_run(workspace, run)
     experiment = experiment_of(workspace, run)

@@ -35,7 +35,7 @@ def report_workspace(
     tables: list[Table] | None = None,
 ) -> None:
     """Writes the page. measured: what is known already (`tgmae demo` has measured it); else it is measured here where
-    the truth is known. Errors: UserError for a folder that is no workspace, or a run that is not there.
+    the truth is known. Errors: UserError for a folder that is no workspace, or a missing run.
     """
     if not (workspace.manifest / "manifest.parquet").is_file():
         raise UserError(f"{workspace.root} is not a workspace: it has no manifest (tgmae index DATA --out ...)")
