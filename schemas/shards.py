@@ -110,12 +110,13 @@ def npy_array(data: bytes) -> Array:
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise ValueError(f"version {version} of the npy format")
-    shape, _, dtype = read_header[version](file)
+    shape, columns_first, dtype = read_header[version](file)
     if dtype.hasobject:
         raise ValueError("an array of objects, which would be unpickled")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"{dtype} {shape} does not fit {len(data)} bytes")
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    array = np.frombuffer(bytearray(data), dtype, offset=file.tell())  # a copy that may be written to
+    return array.reshape(shape, order="F" if columns_first else "C")
 
 
 def meta_bytes(meta: BaseModel) -> bytes:

@@ -1,12 +1,13 @@
 """The stages in their order, and how each is run: the pipeline's here, the trainer's in processes of their own.
 
-The trainer never shares a process with Ray, a captioner or CLIP.
+A trainer shares no process with Ray, a captioner or CLIP.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -203,6 +204,13 @@ def _part(name: str) -> Stage:
     )
 
 
+def _in_its_own_process(arguments: Sequence[str]) -> int:
+    return exit_status([sys.executable, "-m", "train", *arguments, "--end-with-parent"])
+
+
+start_trainer: ContextVar[Callable[[Sequence[str]], int]] = ContextVar("start_trainer", default=_in_its_own_process)
+"""Runs `python -m train ARGUMENTS` and returns its exit status."""
+
 ON_CLUSTER = ("pretrain", "finetune")  # commands that run in several processes
 
 
@@ -216,7 +224,6 @@ def _train(command: str, experiment: Experiment, *options: str) -> None:
     name = checked_name("run", experiment.name)
     config = Workspace(Path(experiment.workspace)).root / "experiments" / f"{name}.toml"
     write_bytes(config, dump(experiment).encode())
-    process = [sys.executable, "-m", "train", command, str(config), "--end-with-parent", *options]
-    status = exit_status(process)
+    status = start_trainer.get()([command, str(config), *options])
     if status:
         raise UserError(f"{command} ended with status {status}: see the error above")

@@ -6,8 +6,7 @@ and what is said of it, test_signals.py and test_disks.py show.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from schemas.toml import dump
 from tests.train.conftest import shared_workspace, small, workspace  # noqa: F401
 from tgmae.cli import app
 from tgmae.demo.demo import demo_experiment
+from tgmae.stages import start_trainer
 from train.__main__ import main as train
 
 SMALL = [
@@ -37,14 +37,9 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="session", autouse=True)
 def trainers_here() -> Iterator[None]:
-    def exit_status(command: Sequence[str]) -> int:
-        python, module, name, *arguments = command
-        assert [python, module, name] == [sys.executable, "-m", "train"]
-        return train([each for each in arguments if each != "--end-with-parent"])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tgmae.stages.exit_status", exit_status)
-        yield
+    token = start_trainer.set(train)
+    yield
+    start_trainer.reset(token)
 
 
 @pytest.fixture(scope="session")

@@ -37,43 +37,36 @@ def folder(experiment: Experiment) -> Path:
     return Workspace(Path(experiment.workspace)).run(experiment.name)
 
 
-def test_cluster_ends_in_the_weights_of_torchrun(small: Small) -> None:
-    contrastive = {"objective": {"contrastive": 1.0}, "optim": {"epochs": 2}}
-    by_torchrun = small(name="torchrun", pretrain={"processes": 2}, **contrastive)
-    by_ray = small(name="ray", pretrain={"processes": 2}, **contrastive, **RAY)
+@pytest.mark.timeout(600)
+def test_a_killed_worker_s_run_ends_in_the_weights_of_torchrun(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two workers, of which one dies: Ray begins both again, and the run resumes from its checkpoint."""
+    changes = {"objective": {"contrastive": 1.0}, "optim": {"epochs": 6}}  # long enough to be killed in
+    processes = {"processes": 2, "save_every": 1}
+    by_torchrun = small(name="torchrun", pretrain=processes, **changes)
+    by_ray = small(name="ray", pretrain=processes, **changes, **RAY)
     with forked_ranks():
         run_pretrain(by_torchrun)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not list((folder(by_ray) / "checkpoints").glob("step_*")):
+            time.sleep(0.02)
+        killed.extend(descendants(os.getpid(), b"RayTrainWorker")[:1])
+        for worker in killed:
+            os.kill(worker, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
     train_on_ray("pretrain", by_ray)
+    killer.join()
+    assert killed and "a process on Ray died (1 of 3)" in capfd.readouterr().err
     ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (by_ray, by_torchrun))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
+    assert [line["step"] for line in read(folder(by_ray) / "metrics.jsonl")] == list(range(1, 19))
 
 
 def test_an_error_of_the_user_s_is_not_tried_again(small: Small) -> None:
     too_large = small(pretrain={"processes": 1}, optim={"batch_size": 64}, **RAY)
     with pytest.raises(UserError, match=r"too few for one batch of 64"):
         train_on_ray("pretrain", too_large)
-
-
-@pytest.mark.timeout(600)
-def test_a_killed_worker_s_run_goes_on_from_its_checkpoint(small: Small, capfd: pytest.CaptureFixture[str]) -> None:
-    changes = {"optim": {"epochs": 6}, "pretrain": {"processes": 1, "save_every": 1}}  # long enough to be killed in
-    whole, killed = small(name="whole", **changes), small(name="killed", **changes, **RAY)
-    run_pretrain(whole)
-    deaths: list[int] = []
-
-    def kill() -> None:
-        while not list((folder(killed) / "checkpoints").glob("step_*")):
-            time.sleep(0.02)
-        deaths.extend(descendants(os.getpid(), b"RayTrainWorker"))
-        for worker in deaths:
-            os.kill(worker, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    train_on_ray("pretrain", killed)
-    killer.join()
-    assert deaths and "a process on Ray died (1 of 3)" in capfd.readouterr().err
-    ours, theirs = (load_file(folder(run) / "model.safetensors") for run in (killed, whole))
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-    assert [line["step"] for line in read(folder(killed) / "metrics.jsonl")] == list(range(1, 19))

@@ -20,16 +20,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.runtime.ray_session import shared_ray
 from pipeline.world.write import write_world
 from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.foreign_text import shown
-from schemas.signals import end_with_parent
+from schemas.signals import INTERRUPTED, end_with_parent
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
 from tgmae.demo.truth_labels import probe_axis, write_motions
 from tgmae.run import DATA, run
+from tgmae.stages import start_trainer
+from train.__main__ import main as train
 from train.engine.metrics import FILE, read
 from train.evaluation.results import FILE as RESULT
 from train.evaluation.results import metrics_of
@@ -88,7 +92,7 @@ class Extra:
         return {}
 
 
-def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Namespace:
+def options(description: str, rows: Sequence[Row], results: Path, base: Sequence[str] = BASE) -> argparse.Namespace:
     """The command line that comparisons share: `place`, `rows`, `seeds` and `base`, next to what it is made of."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("work/world"), help="of the world, its runs and results")
@@ -102,7 +106,7 @@ def options(description: str, rows: Sequence[Row], results: Path) -> argparse.Na
     given = parser.parse_args()
     given.place = Place(given.folder, given.results, videos=given.videos, world_seed=given.world_seed)
     given.rows = [row for row in rows if not given.rows or row.name in given.rows]
-    given.base = (*BASE, *given.set)
+    given.base = (*base, *given.set)
     return given
 
 
@@ -137,11 +141,11 @@ def side_by_side(wanted: Sequence[Callable[[], dict[str, Any]]], jobs: int) -> I
     """Calls all of them, `jobs` at a time in processes with a fair share of the cores' threads; after each, the results
     so far in the order of `wanted`. One that fails keeps none of the others from its result; its error is raised last.
     """
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of the trainers, which inherit it
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     found: dict[int, dict[str, Any]] = {}
     failed: list[BaseException] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
         numbers = {pool.submit(call): number for number, call in enumerate(wanted)}
         for done in as_completed(numbers):
             if error := done.exception():
@@ -153,6 +157,36 @@ def side_by_side(wanted: Sequence[Callable[[], dict[str, Any]]], jobs: int) -> I
             yield [found[number] for number in sorted(found)]
     if failed:
         raise failed[0]
+
+
+def _begin(threads: int) -> None:
+    """In each process of the pool. Its trainers inherit how many threads they have, and with one (more do not survive
+    it) are forked: a run of two minutes would spend 15 seconds on importing torch for each of its steps."""
+    end_with_parent()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    if threads == 1:
+        start_trainer.set(_forked)
+
+
+def _forked(arguments: Sequence[str]) -> int:
+    from train import finetune, pretrain  # noqa: F401  for the trainers, which need not then
+
+    trainer = multiprocessing.get_context("fork").Process(target=_train, args=(arguments,))
+    trainer.start()
+    try:
+        trainer.join()
+    except KeyboardInterrupt:  # reached the trainer, too
+        trainer.join()
+        raise
+    assert trainer.exitcode is not None, "it was waited for"
+    if trainer.exitcode == INTERRUPTED:
+        raise KeyboardInterrupt
+    return trainer.exitcode if trainer.exitcode >= 0 else 128 - trainer.exitcode
+
+
+def _train(arguments: Sequence[str]) -> None:
+    sys.exit(train([*arguments, "--end-with-parent"]))
 
 
 def compared(place: Place, row: Row, seed: int, base: Sequence[str], extra: Extra) -> dict[str, Any]:

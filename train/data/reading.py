@@ -8,7 +8,7 @@ scored frames of a video; D width of a text embedding; T', h, w the token grid, 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ class Guidance:
     meta: GuideMeta
     entries: int  # E
     members: dict[str, bytes]
+    arrays: dict[str, Array] = field(default_factory=dict)  # those read so far: a video gives several clips
 
     def stored(self, entries: int | None = None) -> NDArray[np.uint8]:
         """The stored maps, uint8 [E, F, H, W]. Errors: UserError when they are not that."""
@@ -112,18 +113,16 @@ class Guidance:
             )
         return texts.astype(np.float32)
 
-    def array(self, field: str, entries: int | None = None) -> Array:
+    def array(self, name: str, entries: int | None = None) -> Array:
         """One of its arrays, with an entry each. Errors: UserError when it is not that."""
         expected = self.entries if entries is None else entries
         try:
-            array = npy_array(self.members[field])
+            array = self.arrays[name] = self.arrays[name] if name in self.arrays else npy_array(self.members[name])
         except (ValueError, EOFError) as error:
-            raise UserError(
-                f"{self.place}: {field} of {self.place.key} is not an array ({error}): {FOREIGN}"
-            ) from error
+            raise UserError(f"{self.place}: {name} of {self.place.key} is not an array ({error}): {FOREIGN}") from error
         if not array.ndim or len(array) != expected:
             raise UserError(
-                f"{self.place}: {field} of {self.place.key} has shape {array.shape}, not {expected} entries: {FOREIGN}"
+                f"{self.place}: {name} of {self.place.key} has shape {array.shape}, not {expected} entries: {FOREIGN}"
             )
         return array
 

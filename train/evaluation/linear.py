@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,6 +101,8 @@ def _optimizer(layer: nn.Linear, options: Linear) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups)
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum)
+    from timm.optim import Lars  # a second to import, and only this choice needs it
+
     return Lars(groups, lr=0.0, momentum=options.momentum)
 
 

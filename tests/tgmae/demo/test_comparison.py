@@ -18,6 +18,7 @@ from tests.tgmae.test_signals import wait_until
 from tgmae.demo import map_precision, world_table
 from tgmae.demo.comparison import Place, Row, side_by_side
 from tgmae.demo.world_figure import MASKS, world_figure
+from tgmae.stages import start_trainer
 
 
 @pytest.mark.parametrize("rows", [world_table.rows(), map_precision.rows()], ids=["world_table", "map_precision"])
@@ -52,6 +53,21 @@ def numbered(number: int) -> dict[str, int]:
     if number == 1:
         raise UserError("the second does not work")
     return {"row": number}
+
+
+def trained(config: Path) -> dict[str, str | int]:
+    return {"threads": os.environ["OMP_NUM_THREADS"], "status": start_trainer.get()(["probe", str(config)])}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("share", [1, 2])
+def test_its_trainers_share_the_cores_and_the_caller_keeps_its_threads(tmp_path: Path, share: int) -> None:
+    """By one thread each they are forked; what becomes of them is an exit status either way: 2, for no config."""
+    cores, before = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS")
+    jobs = max(1, cores // share)
+    (results,) = side_by_side([partial(trained, tmp_path / "missing.toml")], jobs=jobs)
+    assert results == [{"threads": str(cores // jobs), "status": 2}]
+    assert os.environ.get("OMP_NUM_THREADS") == before
 
 
 @pytest.mark.medium
