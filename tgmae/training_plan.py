@@ -15,6 +15,7 @@ from schemas.errors import MissingInput, UserError
 from schemas.stage import StageSpec, read_record
 from schemas.workspace import Workspace
 from tgmae.run import Step
+from train.data import sampling
 from train.engine.device_defaults import compiles, loader_workers, native_precision
 from train.specs import finetune_training_spec, pretrain_spec
 
@@ -60,7 +61,7 @@ def updates(experiment: Experiment, stage: str) -> int:
     """At most, of a training."""
     options = experiment.optim if stage == "pretrain" else experiment.finetune
     repeats = experiment.clip.repeats if stage == "pretrain" else 1
-    return options.epochs * (videos(experiment) * repeats // options.batch_size)
+    return sampling.updates(videos(experiment), options, repeats)
 
 
 def rank_lines(experiment: Experiment, ranks: int) -> list[str]:

@@ -29,13 +29,13 @@ from schemas.workspace import Workspace
 from train.data.classes import NAMES, Classes, names_in, read_classes
 from train.data.finetune_augment import Mixing, rand_augment, smoothed
 from train.data.labelled import LabelledBatch, LabelledDataset, labelled_batches
-from train.data.sampling import BatchPlan, generator
+from train.data.sampling import BatchPlan, generator, updates
 from train.data.splits import labelled_split, with_test_split
 from train.data.videos import Videos, open_videos
 from train.data.views import ViewsDataset
 from train.engine import resume
 from train.engine.device_defaults import compile_mode, compiles, loader_workers, native_precision, settled
-from train.engine.distributed import Ranks, launch, process_group, share_cores, under_torchrun
+from train.engine.distributed import Ranks, launch, process_group, settle_on_cpu, under_torchrun
 from train.engine.loop import Loop, Settings, common_facts
 from train.engine.record import finish
 from train.engine.sharding import whole_state
@@ -72,7 +72,7 @@ def run_finetune(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
         native = native_precision(ranks.device.type)
         spec, training = finetune_spec(experiment, native), finetune_training_spec(experiment, native)
         experiment = settled(experiment, training, ranks.device.type)
-        share_cores(loader_workers(experiment, ranks.device.type), ranks.device)
+        settle_on_cpu(loader_workers(experiment, ranks.device.type), ranks.device)
         held = resume.state(training, ranks, training_part, rebuild=rebuild)
         record = current_record(spec)
         if record is not None:  # it was kept aside, whole
@@ -133,8 +133,7 @@ class Tuner(Loop):
         model = Classifier(config, data.classes.outputs, dropout=options.dropout)
         self.start, start_facts = _start(experiment, model, data.classes)
         module = ClassLoss(model, data.classes, options.smoothing).to(ranks.device)
-        updates = options.epochs * (len(data.train) // options.batch_size)
-        self.compiled = compiles(experiment, ranks.device.type, updates)
+        self.compiled = compiles(experiment, ranks.device.type, updates(len(data.train), options))
         if self.compiled:
             compiled = torch.compile(model.encoder.forward, mode=compile_mode(experiment))
             model.encoder.forward = compiled  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from schemas.config import Experiment
 from schemas.stage import StageRecord, current_record, required_record
 from train.engine import resume
 from train.engine.device_defaults import loader_workers, native_precision, settled
-from train.engine.distributed import launch, process_group, share_cores, under_torchrun
+from train.engine.distributed import launch, process_group, settle_on_cpu, under_torchrun
 from train.engine.record import finish
 from train.engine.sharding import whole_state
 from train.models.weight_files import HEAD, MODEL
@@ -52,7 +52,7 @@ def run_pretrain(experiment: Experiment, *, rebuild: bool = False) -> StageRecor
     with process_group(experiment.pretrain.device) as ranks, ranks.only_writer(spec.folder):
         spec = pretrain_spec(experiment, native_precision(ranks.device.type))
         experiment = settled(experiment, spec, ranks.device.type)
-        share_cores(loader_workers(experiment, ranks.device.type), ranks.device)
+        settle_on_cpu(loader_workers(experiment, ranks.device.type), ranks.device)
         held = resume.state(spec, ranks, rebuild=rebuild)
         record = current_record(spec)
         if record is not None:  # it was kept aside, whole

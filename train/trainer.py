@@ -10,7 +10,7 @@ from torch import Tensor
 from schemas.config import ARVideo, Experiment, Mask
 from schemas.stage import StageSpec
 from schemas.workspace import Workspace
-from train.data.sampling import BatchPlan
+from train.data.sampling import BatchPlan, updates
 from train.data.stream import Batch, ClipDataset, stream, text_width
 from train.data.videos import videos_to_pretrain_on
 from train.engine.device_defaults import compile_mode, compiles, loader_workers
@@ -32,8 +32,8 @@ class Trainer(Loop):
         )
         self.objective = Objective(experiment, None if text is None else text_width(videos, text))
         self.objective.to(ranks.device)
-        updates = experiment.optim.epochs * (len(videos) * experiment.clip.repeats // experiment.optim.batch_size)
-        self.compiled = compiles(experiment, ranks.device.type, updates)
+        total = updates(len(videos), experiment.optim, experiment.clip.repeats)
+        self.compiled = compiles(experiment, ranks.device.type, total)
         if self.compiled:
             self.objective.compile_model(compile_mode(experiment))
         names = ["loss", *["reconstruction"] * bool(experiment.objective.reconstruction),

@@ -48,7 +48,8 @@ DATASETS = {  # what is made before any training: name -> overrides
     "flow-magnitude": ["guide=flow-magnitude"],
 }
 
-NO_RAY = ["ray.address=none"]  # the same bytes without waiting for workers to start; "text" is built on Ray
+NO_RAY = ["ray.address=none"]  # the same bytes without waiting for workers to start
+ON_RAY = "guide"  # the stage that two workers of "text" share, each with its model
 PLAIN = ["objective.contrastive=0"]
 TRAININGS = {  # run -> overrides
     "top-k": PLAIN,
@@ -87,8 +88,10 @@ def trail(folder: Path) -> dict[str, Any]:
     write_world(folder / "world", videos=18, test_share=1 / 3, size=64, workers=1)
     left: dict[str, Any] = {"world": tree_digest(folder / "world")}
     trainings = {name: experiment(folder, f"name={name}", *overrides) for name, overrides in TRAININGS.items()}
-    for name, overrides in DATASETS.items():
-        run(experiment(folder, *overrides, *([] if name == "text" else NO_RAY)), print, only=DATA)
+    run(experiment(folder, *DATASETS["text"], *NO_RAY), print, only=[name for name in DATA if name != ON_RAY])
+    run(experiment(folder, *DATASETS["text"]), print, only=[ON_RAY])
+    for overrides in DATASETS.values():
+        run(experiment(folder, *overrides, *NO_RAY), print, only=DATA)
     # The embeddings of the captions alone.
     run(experiment(folder, "name=tube-contrastive", *TRAININGS["tube-contrastive"], *NO_RAY), print, only=DATA)
     for chosen in trainings.values():

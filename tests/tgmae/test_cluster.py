@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,13 @@ RAY = {"ray": {"cpus": 0.5, "retries": 2}}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
-    """Starting it takes seconds."""
-    with shared_ray():
+    """Starting it takes seconds. It has no dashboard, which Ray Train asks in vain, 12 seconds a training, what is left
+    to clean up; it asks for one second here."""
+    with pytest.MonkeyPatch.context() as patch, shared_ray():
+        with suppress(ImportError):  # another version of Ray
+            from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+            patch.setattr(PlacementGroupCleanerCallback.__init__, "__defaults__", (0.2, 1.0, None))
         yield
 
 

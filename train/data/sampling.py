@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.config import Finetune, Optim
 from schemas.errors import UserError
 
 Ints = NDArray[np.int64]
@@ -48,6 +49,11 @@ def epoch_order(shards: NDArray[Any], *, seed: int, epoch: int, block: int) -> I
     block_of_row = place_of_shard[shard_of_row] // block
     # Sorted by (block, a random number): a shuffle within each block.
     return np.lexsort((rng.random(len(shards)), block_of_row)).astype(np.int64)
+
+
+def updates(videos: int, options: Optim | Finetune, repeats: int = 1) -> int:
+    """Of a whole run over so many videos, each of which gives `repeats` clips: the rest of an epoch is dropped."""
+    return options.epochs * (videos * repeats // options.batch_size)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from schemas.lock import only_writer
 from schemas.signals import TERMINATED, exit_status
 from schemas.toml import dump
 from schemas.usable_cores import usable_cores
+from train.engine.freed_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,16 @@ def process_group(device_name: str) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def share_cores(workers: int, device: torch.device) -> None:
-    """On a CPU, leaves the loader's worker processes a core each; OMP_NUM_THREADS, where set, has the last word.
+def settle_on_cpu(workers: int, device: torch.device) -> None:
+    """On a CPU, keeps freed memory and leaves the loader's worker processes a core each; OMP_NUM_THREADS, where set, has
+    the last word. On other devices does nothing.
 
     A thread of torch that waits for its core makes all others wait: measured 10 times slower on two busy cores.
     """
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if device.type != "cpu":
+        return
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() - workers))
 
 

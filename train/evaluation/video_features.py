@@ -29,6 +29,7 @@ from train.data.sampling import digest64
 from train.data.stream import Failure
 from train.data.videos import Videos
 from train.data.views import read_views
+from train.engine.freed_memory import keep_freed_memory
 from train.models.videomae import Encoder
 
 PART = 16384  # videos whose features are kept together: what a stop loses at most
@@ -69,6 +70,8 @@ def extract(
 ) -> Features:
     """Videos that cannot be read are named on stderr, with the reason, and left out."""
     encoder, together = encoder.to(device).eval(), dataset.options.batch_size
+    if device.type == "cpu":
+        keep_freed_memory()
     views = dataset.options.views * dataset.options.spatial_views
     size = max(together // views, 1)  # videos
     places = [list(range(first, min(first + size, len(dataset)))) for first in range(0, len(dataset), size)]

@@ -33,7 +33,6 @@ from train.models.cubes import cubes_from_clip, gather_tokens, normalise
 from train.models.sizes import VideoMAEConfig
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def split_mask(mask_BN: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
     """Indices of the visible and of the hidden tokens, ascending: int64 [B, V] and [B, M].
 

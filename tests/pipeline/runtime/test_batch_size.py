@@ -19,6 +19,7 @@ from pipeline.index import run_index
 from pipeline.runtime import batch_size, precision
 from pipeline.runtime.batch_size import GAIN, MEMORY, Meter, Trial, found_size, largest_that_pays, meter_of
 from pipeline.runtime.engine import once
+from pipeline.runtime.ray_session import shared_ray
 from pipeline.shard import run_shard
 from pipeline.stage_specs import caption_spec, guide_spec
 from pipeline.world.write import write_world
@@ -200,6 +201,7 @@ def refused(share: float) -> int:
 @pytest.mark.slow
 def test_a_search_is_a_worker_of_its_own() -> None:
     assert once(shared, Ray(address="none")) == 100
-    assert once(shared, Ray()) == 100
-    with pytest.raises(UserError, match="no such weights"):
-        once(refused, Ray())
+    with shared_ray():
+        assert once(shared, Ray()) == 100
+        with pytest.raises(UserError, match="no such weights"):
+            once(refused, Ray())

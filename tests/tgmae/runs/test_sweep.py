@@ -85,9 +85,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_cluster_trains_side_by_side(tmp_path: Path, write_config: Callable[..., Path], cluster: str) -> None:
     """By a process of its own: Ray reads how it is to authenticate when it is imported."""
     config = write_config(tmp_path / "tube.toml", tmp_path / "workspace")
-    command = [sys.executable, "-m", "tgmae", "sweep", str(config), "--seeds", "2", "--ray-address", cluster, *SETS]
+    sets = [*SETS, "--set", "stages=['pretrain']"]
+    command = [sys.executable, "-m", "tgmae", "sweep", str(config), "--seeds", "2", "--ray-address", cluster, *sets]
     swept = subprocess.run(command, check=True, capture_output=True, text=True)
     for name in ("text-s0", "text-s1"):
-        record = json.loads((tmp_path / "workspace" / "runs" / name / "probe" / "stage.json").read_bytes())
-        assert record["stage"] == "probe"
+        record = json.loads((tmp_path / "workspace" / "runs" / name / "stage.json").read_bytes())
+        assert record["stage"] == "pretrain"
         assert f"== {name}: done" in swept.stdout
