@@ -101,8 +101,8 @@ def process_group(device_name: str) -> Iterator[Ranks]:
 
 
 def settle_on_cpu(workers: int, device: torch.device) -> None:
-    """On a CPU, keeps freed memory and leaves the loader's worker processes a core each; OMP_NUM_THREADS, where set, has
-    the last word. On other devices does nothing.
+    """On a CPU, keeps freed memory and leaves the loader's worker processes a core each; OMP_NUM_THREADS, where set,
+    has the last word. On other devices does nothing.
 
     A thread of torch that waits for its core makes all others wait: measured 10 times slower on two busy cores.
     """
