@@ -34,7 +34,7 @@ TEXT = ("guide=text", "mask.kind=top-k", "mask.text_share=[1,1]")
 HALF = ("guide=text", "mask.kind=top-k", "mask.text_share=[0.5,0.5]")
 BOTTOM = ("guide=text", "mask.kind=bottom-k", "mask.text_share=[1,1]")
 SUPERVISED = (
-    'stages=["finetune"]', "finetune.epochs=16", "finetune.repeats=1", "finetune.batch_size=32",
+    'stages=["finetune"]', "finetune.epochs=20", "finetune.repeats=1", "finetune.batch_size=32",
     "finetune.base_lr=3e-3", "finetune.warmup_epochs=2", "finetune.layer_decay=1", "finetune.drop_path=0",
     "finetune.mixup=0", "finetune.cutmix=0", 'finetune.rand_augment=""', "finetune.erasing=0",
     "finetune.area=[0.6,1]", "finetune.smoothing=0", "finetune.temporal_views=2", "finetune.spatial_views=1",
@@ -42,7 +42,7 @@ SUPERVISED = (
 )  # fmt: skip
 BOUNDS = (
     Row("untrained", "untrained encoder (floor)", (*TUBE, ALONE, *NOT_TRAINED)),
-    Row("supervised", "supervised from scratch, 480 updates", (*TUBE, ALONE, *SUPERVISED)),
+    Row("supervised", "supervised from scratch, 600 updates", (*TUBE, ALONE, *SUPERVISED)),
     Row("supervised-motion", "the same, supervised on how it moves",
         (*TUBE, ALONE, *SUPERVISED, 'workspace="{folder}/motions"', "index.format=csv",
          'index.list="{folder}/motions.csv"')),
