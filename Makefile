@@ -5,7 +5,7 @@ GPU_PYTHON ?= python3 # of a machine with a GPU, which has torch and timm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUPPORTED := 3.10 to 3.13
-SPREAD := --numprocesses auto # one process a core; tests/conftest.py says what each gets
+SPREAD := --numprocesses auto # tests/conftest.py says how many processes, and what each gets
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

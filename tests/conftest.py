@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from schemas.usable_cores import usable_cores
+
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's 15 would let workers wait for tests on the other core
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes on one core wait for each other, spinning
@@ -32,6 +34,12 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return "finished" if _reads(path, "finished: Path") else path
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core, and one more where slow tests are among them: those wait a third of their time, for Ray and for
+    processes that end."""
+    return usable_cores() + ("slow" not in config.option.markexpr)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -19,9 +19,9 @@ from tests.descendants import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TABLES = ("captions.parquet", "failures.parquet")
-SLOWLY = [  # many frames, one at a time, many words: a second a shard, so that there is a middle
-    "caption.videos_per_shard=3", "caption.keyframes=5", "caption.blip2.batch_size=1",
-    "caption.blip2.max_new_tokens=30", "caption.blip2.min_new_tokens=30",
+SLOWLY = [  # frames one at a time, many words: a third of a second a shard, so that there is a middle
+    "caption.videos_per_shard=3", "caption.keyframes=4", "caption.blip2.batch_size=1",
+    "caption.blip2.max_new_tokens=24", "caption.blip2.min_new_tokens=24",
 ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def make(
         table="index.parquet",
         tools=["ray", "no-such-package"],
     )
-    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=2), max_failures=max_failures))
+    return build(job, Experiment(workspace="unused", ray=options or Ray(workers=1), max_failures=max_failures))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,7 +98,7 @@ def visible(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_stage_is_made_once(tmp_path: Path) -> None:
-    first = make(tmp_path / "out", tmp_path / "log")
+    first = make(tmp_path / "out", tmp_path / "log", options=Ray(workers=2))
     again = make(tmp_path / "out", tmp_path / "log")
     assert again == first == read_record(tmp_path / "out")
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
@@ -125,7 +125,7 @@ def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     make(tmp_path / "calm", tmp_path / "calm.log")
-    make(tmp_path / "killed", tmp_path / "killed.log", die="1/2.mp4")
+    make(tmp_path / "killed", tmp_path / "killed.log", die="1/2.mp4", options=Ray(workers=2))
     assert (tmp_path / "killed.died").exists()
     assert visible(tmp_path / "killed") == visible(tmp_path / "calm")
 

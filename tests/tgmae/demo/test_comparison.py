@@ -49,34 +49,28 @@ def test_the_untrained_row_keeps_its_first_weights(tmp_path: Path) -> None:
     assert experiment.optim.base_lr * experiment.optim.batch_size / 256 < 1e-11
 
 
-def numbered(number: int) -> dict[str, int]:
+def numbered(number: int, config: Path) -> dict[str, str | int]:
+    """The second fails; the others ask a trainer for what is missing."""
     if number == 1:
         raise UserError("the second does not work")
-    return {"row": number}
-
-
-def trained(config: Path) -> dict[str, str | int]:
-    return {"threads": os.environ["OMP_NUM_THREADS"], "status": start_trainer.get()(["probe", str(config)])}
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("share", [1, 2])
-def test_its_trainers_share_the_cores_and_the_caller_keeps_its_threads(tmp_path: Path, share: int) -> None:
-    """By one thread each they are forked; what becomes of them is an exit status either way: 2, for no config."""
-    cores, before = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS")
-    jobs = max(1, cores // share)
-    (results,) = side_by_side([partial(trained, tmp_path / "missing.toml")], jobs=jobs)
-    assert results == [{"threads": str(cores // jobs), "status": 2}]
-    assert os.environ.get("OMP_NUM_THREADS") == before
+    return {
+        "row": number,
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "status": start_trainer.get()(["probe", str(config)]),
+    }
 
 
 @pytest.mark.medium
-def test_a_run_that_fails_leaves_the_others_their_results() -> None:
-    results: list[list[dict[str, int]]] = []
+def test_a_run_that_fails_leaves_the_others_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their trainers, forked, have a thread each; the process that compares keeps its own number."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    results: list[list[dict[str, str | int]]] = []
+    wanted = [partial(numbered, number, tmp_path / "missing.toml") for number in range(4)]
     with pytest.raises(UserError, match="the second"):
-        for found in side_by_side([partial(numbered, number) for number in range(4)], jobs=1):
+        for found in side_by_side(wanted, jobs=os.cpu_count() or 1):
             results.append(found)
-    assert results[-1] == [{"row": 0}, {"row": 2}, {"row": 3}]
+    assert results[-1] == [{"row": number, "threads": "1", "status": 2} for number in (0, 2, 3)]
+    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def waiting(file: Path) -> dict[str, int]:
