@@ -37,7 +37,15 @@ def exit_status(command: Sequence[str], environment: Mapping[str, str] | None = 
             child.terminate()
             child.wait()
         raise
-    status = 128 - status if status < 0 else status
+    return shell_status(status)
+
+
+def shell_status(code: int) -> int:
+    """The exit status as shells give it: 128 + the signal of a process that one ended, for which Python gives -signal.
+
+    Raises KeyboardInterrupt for a process that was interrupted.
+    """
+    status = 128 - code if code < 0 else code
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return status

@@ -27,7 +27,7 @@ from pipeline.world.write import write_world
 from schemas.atomic import write_json
 from schemas.config import Experiment
 from schemas.foreign_text import shown
-from schemas.signals import INTERRUPTED, end_with_parent
+from schemas.signals import end_with_parent, shell_status
 from schemas.workspace import Workspace
 from tgmae.demo.demo import SIZE, TEST_SHARE, VIDEOS, demo_experiment
 from tgmae.demo.truth_labels import probe_axis, write_motions
@@ -180,9 +180,7 @@ def _forked(arguments: Sequence[str]) -> int:
         trainer.join()
         raise
     assert trainer.exitcode is not None, "it was waited for"
-    if trainer.exitcode == INTERRUPTED:
-        raise KeyboardInterrupt
-    return trainer.exitcode if trainer.exitcode >= 0 else 128 - trainer.exitcode
+    return shell_status(trainer.exitcode)
 
 
 def _train(arguments: Sequence[str]) -> None:

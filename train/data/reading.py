@@ -117,9 +117,11 @@ class Guidance:
         """One of its arrays, with an entry each. Errors: UserError when it is not that."""
         expected = self.entries if entries is None else entries
         try:
-            array = self.arrays[name] = self.arrays[name] if name in self.arrays else npy_array(self.members[name])
+            if name not in self.arrays:
+                self.arrays[name] = npy_array(self.members[name])
         except (ValueError, EOFError) as error:
             raise UserError(f"{self.place}: {name} of {self.place.key} is not an array ({error}): {FOREIGN}") from error
+        array = self.arrays[name]
         if not array.ndim or len(array) != expected:
             raise UserError(
                 f"{self.place}: {name} of {self.place.key} has shape {array.shape}, not {expected} entries: {FOREIGN}"

@@ -103,7 +103,7 @@ def kept_features(
 ) -> Features:
     """Features of the videos, read from `path` where they are there, else computed and kept there.
 
-    made_of: says all that determines a video's features; a file that says something else is rebuilt. Videos that
+    made_of: all that determines a video's features; a file made of something else is rebuilt. Videos that
     could not be read are tried again. Written after every `part` videos, so that a stop loses no more than those.
     """
     digest, rows_S = digest64(made_of), np.asarray([digest64(key) for key in videos.all_keys()], np.int64)
