@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUPPORTED := 3.10 to 3.13
 SPREAD := --numprocesses auto # tests/conftest.py says how many processes, and what each gets
+unexport PYTHONDONTWRITEBYTECODE # some images set it: then each of the hundreds of processes of a run compiles us again
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,7 +33,7 @@ golden: $(READY) ## check that every stage still leaves the same bytes and losse
 	$(BIN)/python -m pytest tests/golden
 
 golden-update: $(READY) ## accept what they leave now: rewrites tests/golden/expected.json
-	$(BIN)/python -m tests.golden.trail
+	$(BIN)/python -m tests.golden
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,18 @@ CLI = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
 @contextmanager
 def ray_head(port: int, *, cpus: int, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields HOST:PORT once it answers."""
+    """Yields HOST:PORT once it answers.
+
+    Its folder is its own where `environment` names none: in Ray's, the address would outlive it, and the next
+    `ray.init()` of anybody would wait for it.
+    """
     start = ["start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false",
              "--disable-usage-stats"]  # fmt: skip
-    with subprocess.Popen([*CLI, *start], env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True) as head:  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        subprocess.Popen([*CLI, *start], env={"RAY_TMPDIR": folder, **environment}, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True) as head,
+    ):  # fmt: skip
         try:
             deadline = time.monotonic() + 120
             while not _answers(port):

@@ -21,7 +21,7 @@ def test_every_stage_leaves_what_it_left(tmp_path: Path) -> None:
     """On the machine and with the libraries of expected.json: every digest and every loss. Elsewhere texts, counts
     and fingerprints are equal, and losses within TOLERANCE."""
     out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "tests.golden.trail", str(out)]
+    command = [sys.executable, "-m", "tests.golden", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     expected, found = json.loads(EXPECTED.read_bytes()), json.loads(out.read_bytes())

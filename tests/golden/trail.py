@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -142,21 +139,3 @@ def machine() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {"cpu": cpu, "python": platform.python_version(), **{name: version(name) for name in TOOLS}}
-
-
-def main() -> None:
-    import torch
-
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # read when torch loads; sums differ by threads
-        arguments = [sys.executable, "-m", "tests.golden.trail", *sys.argv[1:]]
-        os.execve(sys.executable, arguments, {**os.environ, "OMP_NUM_THREADS": "1"})
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        found = {"machine": machine(), "trail": trail(Path(folder))}
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else EXPECTED
-    out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    print(f"wrote {out}")
-
-
-if __name__ == "__main__":
-    main()

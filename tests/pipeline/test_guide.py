@@ -1,4 +1,4 @@
-"""The guide stage: tars next to the clips' tars, what is left out and why, and both stages once on a real local Ray."""
+"""The guide stage: tars next to the clips' tars, what is left out and why, and both stages in a row."""
 
 from __future__ import annotations
 
@@ -142,11 +142,23 @@ class Broken:
 CAPTIONED = {"c.mp4": ["c0"], "a.mp4": ["a <b>0</b>\n", "a1", "a2"], "b.mp4": ["b0", "b1"]}
 
 
+@pytest.fixture(scope="module")
+def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    make_clips(folder, NAMES)
+    return folder
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    make_clips(tmp_path, NAMES)
-    make_captions(tmp_path, CAPTIONED)
+def uncaptioned(made_clips: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made_clips, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def workspace(uncaptioned: Path) -> Path:
+    make_captions(uncaptioned, CAPTIONED)
+    return uncaptioned
 
 
 def clip_rows(root: Path, shard: int) -> list[Row]:
@@ -412,28 +424,27 @@ def test_no_captions_at_all(workspace: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_both_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_clips(tmp_path, NAMES)
-    chosen = experiment(tmp_path, model=tiny_encoder(tmp_path / "model"))
+def test_both_stages(uncaptioned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = experiment(uncaptioned, model=tiny_encoder(uncaptioned / "model"))
 
     captions = run_caption(chosen)
     assert captions.counts == {"done": 3, "failed": 0, "skipped": 1, "shards": 1} and not captions.failed
-    rows = read_table(tmp_path / "captions" / "oracle" / "captions.parquet", CAPTIONS).to_pylist()
+    rows = read_table(uncaptioned / "captions" / "oracle" / "captions.parquet", CAPTIONS).to_pylist()
     assert [row["key"] for row in rows] == sorted(video_key(name) for name in CAPTIONED)
     assert {row["text"] for row in rows} == {"spinning"}
 
     guide = run_guide(chosen)
     assert guide.counts == {"done": 4, "failed": 0, "shards": 2}
     assert "1 of 4 videos have no caption" in capsys.readouterr().err
-    folder = tmp_path / "guides" / "text-oracle"
+    folder = uncaptioned / "guides" / "text-oracle"
     index = read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist()
-    clips = read_table(tmp_path / "clips" / "index.parquet", CLIP_INDEX).to_pylist()
+    clips = read_table(uncaptioned / "clips" / "index.parquet", CLIP_INDEX).to_pylist()
     assert [(row["key"], row["shard"]) for row in index] == [(row["key"], row["shard"]) for row in clips]
     assert [row["maps"] for row in index] == [1, 1, 0, 1]
     first = (folder / "000000.tar").read_bytes()
     assert run_guide(chosen) == guide == read_record(folder)
 
-    weights = tmp_path / "model" / "open_clip_model.safetensors"
+    weights = uncaptioned / "model" / "open_clip_model.safetensors"
     tensors = load_file(weights)
     save_file({**tensors, "visual.proj": tensors["visual.proj"] + 0.1 * torch.randn(32, 8)}, weights)
     reasons = guide_spec(chosen).differences(guide)
@@ -466,31 +477,30 @@ class Levels:
     ],
 )
 def test_every_guide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
+    uncaptioned: Path, monkeypatch: pytest.MonkeyPatch, guide: str, maps: list[int], tools: set[str]
 ) -> None:
     """Without captions where it needs none; stopped half way, it ends with the same bytes."""
-    make_clips(tmp_path, NAMES)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "levels.py").write_text(MINE)
-    chosen = experiment(tmp_path, model=tiny_encoder(tmp_path / "model")).model_copy(
+    monkeypatch.chdir(uncaptioned)
+    (uncaptioned / "levels.py").write_text(MINE)
+    chosen = experiment(uncaptioned, model=tiny_encoder(uncaptioned / "model")).model_copy(
         update={"guide": guide, "motion": Motion(frame_stride=2), "flow": Flow(frame_stride=3)}
     )
     if guide == "embeddings":
-        make_captions(tmp_path, {name: ["spinning"] for name in NAMES if name != "silent.mp4"})
+        make_captions(uncaptioned, {name: ["spinning"] for name in NAMES if name != "silent.mp4"})
     assert ("captions" in guide_spec(chosen).inputs) == (guide == "embeddings")
 
     whole = run_guide(chosen)
     assert whole.counts == {"done": 4, "failed": 0, "shards": 2} and whole.tools.keys() == {"python", *tools}
     assert 0 <= whole.info.get("waited", 0) <= 1 and ("waited" in whole.info) == (guide != "embeddings")
-    folder = tmp_path / "guides" / str(chosen.guide_name)
+    folder = uncaptioned / "guides" / str(chosen.guide_name)
     index = read_table(folder / "index.parquet", GUIDE_INDEX).to_pylist()
     assert [row["maps"] for row in index] == maps
     tars = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
     shutil.rmtree(folder)
 
-    units, own = [Unit(shard, clip_rows(tmp_path, shard)) for shard in (0, 1)], recipe(chosen)
-    texts = tmp_path / "captions" / "oracle" if guide == "embeddings" else None
-    worker = GuideWorker(own.make(), tmp_path / "clips", texts, folder, own.frame_stride, own.read)
+    units, own = [Unit(shard, clip_rows(uncaptioned, shard)) for shard in (0, 1)], recipe(chosen)
+    texts = uncaptioned / "captions" / "oracle" if guide == "embeddings" else None
+    worker = GuideWorker(own.make(), uncaptioned / "clips", texts, folder, own.frame_stride, own.read)
     with pytest.raises(KeyboardInterrupt), building(guide_spec(chosen), units):
         *_, first = worker.run(units[0])
         assert isinstance(first, ShardResult)

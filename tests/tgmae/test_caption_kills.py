@@ -25,8 +25,8 @@ SLOWLY = [  # frames one at a time, many words: a third of a second a shard, so 
 ]  # fmt: skip
 
 
-def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
-    settings = [word for each in SLOWLY for word in ("--set", each)]
+def start(config: Path, workspace: Path, *sets: str) -> subprocess.Popen[bytes]:
+    settings = [word for each in (*SLOWLY, *sets) for word in ("--set", each)]
     command = [sys.executable, "-m", "tgmae", "caption", str(workspace), "--config", str(config), *settings]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
@@ -63,9 +63,12 @@ def calm(finished: Path, folder: Path) -> dict[str, bytes]:
 
 
 def test_a_command_is_killed_and_in_the_next_one_a_worker(finished: Path, tmp_path: Path) -> None:
-    """The second command does what the first had not done, and begins again what its dead worker had in hand."""
+    """The second command does what the first had not done, and begins again what its dead worker had in hand.
+
+    The first does without Ray; one on Ray is killed in test_stage_build.py.
+    """
     expected, workspace = calm(finished, tmp_path / "calm"), workspace_of(finished, tmp_path / "w")
-    process = start(finished, workspace)
+    process = start(finished, workspace, "ray.address=none")
     wait_for_a_part(workspace, process)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

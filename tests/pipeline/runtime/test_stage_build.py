@@ -26,6 +26,7 @@ from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
 from tests.pipeline.runtime.misbehaving import misbehave
 
 pytestmark = pytest.mark.timeout(180)
+HERE = Ray(address="none")  # the same bytes (test_parts.py) without waiting for workers to start
 
 
 class Toy:
@@ -108,14 +109,14 @@ def test_a_stage_is_made_once(tmp_path: Path) -> None:
 
 
 def test_another_config_rebuilds_it_and_reports_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = make(tmp_path / "out", tmp_path / "log")
-    second = make(tmp_path / "out", tmp_path / "log", config={"a": 2})
+    first = make(tmp_path / "out", tmp_path / "log", options=HERE)
+    second = make(tmp_path / "out", tmp_path / "log", config={"a": 2}, options=HERE)
     assert second.fingerprint != first.fingerprint
     assert "because a: 1 -> 2" in capsys.readouterr().err
 
 
 def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
-    record = make(tmp_path / "out", tmp_path / "log", bad="/3.")
+    record = make(tmp_path / "out", tmp_path / "log", bad="/3.", options=HERE)
     assert record.counts == {"done": 16, "failed": 4, "shards": 4}
     assert record.failed == {"ValueError": 4}
     failures = read_table(tmp_path / "out" / "failures.parquet", FAILURES).to_pylist()
@@ -124,7 +125,7 @@ def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    make(tmp_path / "calm", tmp_path / "calm.log")
+    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
     make(tmp_path / "killed", tmp_path / "killed.log", die="1/2.mp4", options=Ray(workers=2))
     assert (tmp_path / "killed.died").exists()
     assert visible(tmp_path / "killed") == visible(tmp_path / "calm")
@@ -135,16 +136,16 @@ def test_an_error_of_the_worker_stops_the_stage_and_the_next_run_goes_on(tmp_pat
         make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
     assert read_record(tmp_path / "out") is None
     done = {int(path.stem) for path in (tmp_path / "out" / ".parts").glob("0*.json")}
-    make(tmp_path / "out", tmp_path / "log.again")  # a killed worker may still write into the first
+    make(tmp_path / "out", tmp_path / "log.again", options=HERE)  # a killed worker may still write into the first
     assert {int(shard) for shard in (tmp_path / "log.again").read_text().split()} == {0, 1, 2, 3} - done and done
-    make(tmp_path / "calm", tmp_path / "calm.log")
+    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
     assert visible(tmp_path / "out") == visible(tmp_path / "calm")
 
 
 def test_no_output_at_all_is_an_error_that_quotes_the_first_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing came out of 20 videos.*a bad video"):
-        make(tmp_path / "out", tmp_path / "log", bad="mp4")
-    assert make(tmp_path / "out", tmp_path / "log").counts["done"] == 20
+        make(tmp_path / "out", tmp_path / "log", bad="mp4", options=HERE)
+    assert make(tmp_path / "out", tmp_path / "log", options=HERE).counts["done"] == 20
 
 
 def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
@@ -182,9 +183,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert sorted(path.name for path in parts.glob("0*.json")) == ["000000.json", "000001.json"]
-    make(tmp_path / "out", tmp_path / "log.again")
+    make(tmp_path / "out", tmp_path / "log.again", options=HERE)
     assert sorted((tmp_path / "log.again").read_text().split()) == ["2", "3"]
-    make(tmp_path / "calm", tmp_path / "calm.log")
+    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
     assert visible(tmp_path / "out") == visible(tmp_path / "calm")
 
 
@@ -193,11 +194,10 @@ def test_a_worker_that_fits_nowhere_is_said_at_once(tmp_path: Path) -> None:
         make(tmp_path / "out", tmp_path / "log", options=Ray(cpus=64))
 
 
-@pytest.mark.medium
 def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The size of a shard may be no part of the fingerprint: parts of an interrupted run must still fit."""
     with pytest.raises(UserError):
-        make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
-    make(tmp_path / "out", tmp_path / "log", shards=2)
+        make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4", options=HERE)
+    make(tmp_path / "out", tmp_path / "log", shards=2, options=HERE)
     assert "the config changed while it was incomplete" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.tar"))) == 2
