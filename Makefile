@@ -48,7 +48,7 @@ bench: $(READY) ## run every program in bench/
 	done
 
 bench-gates: $(READY) ## run the short forms of the benches; ends with an error where a ratio of bench/gates.toml is missed
-	$(BIN)/python bench/gates.py
+	$(BIN)/python bench/gates.py $(GATES)
 
 world-table: $(READY) ## the paper's comparisons in miniature, three seeds each; resumable
 	$(BIN)/python -m tgmae.demo.world_table

@@ -3,7 +3,7 @@
     python bench/gates.py [--ci] [--only stream train_step] [--tries 2]
 
 A program runs once for all its gates, and again where one is missed, for a machine may be busy just then: a gate is
-missed when every try misses it. --ci takes the bounds for the tests, and leaves out what has none. A program that is
+missed when every try misses it. --ci takes the bounds of .ci/run, and leaves out what has none. A program that is
 not there is named and passed over.
 """
 
@@ -48,7 +48,7 @@ class Gate(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ci", action="store_true", help="the bounds of the tests")
+    parser.add_argument("--ci", action="store_true", help="the bounds of .ci/run")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="programs of bench/, such as stream")
     parser.add_argument("--tries", type=int, default=2)
     options = parser.parse_args()

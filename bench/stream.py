@@ -80,8 +80,7 @@ def main() -> None:
         data = options.data
         if data is None:
             data = Path(folder) / "world"
-            size, frames = (256, 80) if options.short else (360, 150)
-            write_world(data, videos=options.videos, size=size, frames=frames, fps=25, test_share=0.25)
+            write_world(data, videos=options.videos, size=360, frames=150, fps=25, test_share=0.25)
         experiment = built(Path(folder) / "short", data)
         stored = {name: built(Path(folder) / name, data, *changes, "guide=none", "mask.kind=tube")
                   for name, changes in STORED.items() if not options.short or name in SHORT}  # fmt: skip

@@ -22,7 +22,7 @@ HEAD = """\
 Every number comes from a program in bench/, which prints JSON; the results quoted lie in bench/results. The machine is
 the workplace's: 2 cores, no GPU, busy with other work at times. So variants take turns within one run, medians are
 quoted, and ratios rather than rates. `bench/gates.toml` names for each program the ratio that must hold; `make
-bench-gates` runs short forms of them and fails on a miss, and the tests run those that take seconds.
+bench-gates` runs short forms of them and fails on a miss, and .ci/run those that take seconds.
 """
 
 sys.path.insert(0, str(HERE))  # a program of its own, and run by a test

@@ -1,4 +1,4 @@
-"""How the tests share the cores: those of one file stay together, for its fixtures, and so do files with `finished`."""
+"""How the tests share the cores: those of one file stay together, for its fixtures, and so do files that share one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ with suppress(ImportError):  # a GPU machine may lack it, and its tests do not n
     settings.load_profile("tgmae")
 
 
+SHARED = {"finished: Path": "finished", "tests.train.forking import": "forking"}  # what reads so -> what it waits for
+
+
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out files, those with `finished` as one: it takes a minute to make."""
+    """Hands out files, as one those that share what takes long: a workspace, or a process that has loaded torch."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "finished" if _reads(path, "finished: Path") else path
+        return next((name for text, name in SHARED.items() if _reads(path, text)), path)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -48,8 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those with `finished` come first, then files with other slow tests, or one core ends with a long one alone."""
-    items.sort(key=lambda item: (not _reads(str(item.path), "finished: Path"), not _reads(str(item.path), "mark.slow")))
+    """What shares comes first, then files with other slow tests, or one core ends with a long one alone."""
+    items.sort(key=lambda item: [not _reads(str(item.path), text) for text in (*SHARED, "mark.slow")])
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,9 +167,12 @@ def test_the_trainer_loads_no_captioner_and_no_cluster() -> None:
 
 
 def test_schemas_are_light() -> None:
-    everything = loaded_by("\n".join(f"import {name}" for name in modules("schemas")))
+    """Also when a table is read."""
+    table = "tests/surface/workspace_0.1.0/manifest/manifest.parquet"
+    reading = f"schemas.tables.read_table(schemas.tables.Path({table!r}), schemas.tables.MANIFEST)"
+    everything = loaded_by("\n".join([*(f"import {name}" for name in modules("schemas")), reading]))
     assert "pyarrow" in everything
-    assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord"}
+    assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord", "pandas"}
 
 
 def test_comparing_stages_is_light() -> None:
@@ -183,17 +185,10 @@ def test_the_command_is_light() -> None:
     assert not everything & {"torch", "ray", "transformers", "open_clip", "av", "decord", "pyarrow"}
 
 
-@pytest.mark.medium
-def test_help_answers_at_once() -> None:
+def test_the_installed_command_answers() -> None:
     command = Path(sys.executable).parent / "tgmae"
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - started)
-        assert result.returncode == 0, result.stderr
-        assert "pretrain" in result.stdout
-    assert min(seconds) < 1.5, f"tgmae --help took {seconds} seconds"  # 0.5 when the machine does nothing else
+    result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "pretrain" in result.stdout, result.stderr
 
 
 @pytest.mark.medium

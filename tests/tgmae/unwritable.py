@@ -60,8 +60,13 @@ def called(arguments: list[str]) -> tuple[int, str]:
 
 
 def main() -> None:
+    from tgmae.stages import start_trainer
+    from train.__main__ import main as train
+
     found = []
     for command in json.loads(Path(sys.argv[1]).read_bytes()):
+        if command["hazard"] != "full":  # there trainers are processes of their own, as for a user
+            start_trainer.set(train)
         with full() if command["hazard"] == "full" else read_only(Path(command["folder"])):
             status, errors = called(command["arguments"])
         again, _ = called(command["arguments"])

@@ -1,13 +1,18 @@
-"""What workers of the tests do on purpose; importable by the workers of Ray."""
+"""Workers of the tests, which misbehave where they are told to. Ray's workers import this: no pytest, no torch."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.runtime.units import ShardResult, Unit
 from schemas.errors import UserError
+from schemas.tables import failure
 
 
 def misbehave(name: str, log: Path, *, die: str = "", broken: str = "") -> None:
@@ -24,3 +29,27 @@ def die_once(log: Path, *, after: float = 0.0) -> None:
         log.with_suffix(".died").touch()
         time.sleep(after)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Toy:
+    """Writes a file a shard; misbehaves as its options say, once or always."""
+
+    def __init__(self, folder: Path, log: Path, *, bad: str = "", die: str = "", broken: str = "") -> None:
+        self.folder, self.log, self.bad, self.die, self.broken = folder, log, bad, die, broken
+
+    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
+        with open(self.log, "a") as log:
+            log.write(f"{unit.shard}\n")
+        rows, failures = [], []
+        for row in unit.rows:
+            name = row["video_id"]
+            misbehave(name, self.log, die=self.die, broken=self.broken)
+            if self.bad and self.bad in name:
+                failures.append(failure(name, "toy", ValueError("a bad video")))
+            else:
+                rows.append({"key": row["key"], "shard": unit.shard, "offset": 0, "length": 1, "maps": 1})
+            yield 1
+        path = self.folder / f"{unit.shard:06d}.tar"
+        path.write_text(json.dumps(rows))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        yield ShardResult(unit.shard, rows, failures, {path.name: digest}, {"compute": 0.0})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -11,7 +10,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
-import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,14 +18,14 @@ from pipeline.runtime.job import Job
 from pipeline.runtime.kept import Growing, join_shards, joined, keep_result, kept_parts
 from pipeline.runtime.parts import LAST, Parts
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.tars import new_shard, write_shard
+from pipeline.runtime.tars import write_shard
 from pipeline.runtime.units import Made, Row, ShardResult, Unit
 from schemas.atomic import sha256_file
 from schemas.config import Experiment, Ray
 from schemas.errors import UserError
 from schemas.stage import StageRecord, StageSpec
-from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
-from tests.pipeline.runtime.misbehaving import die_once, misbehave
+from schemas.tables import GUIDE_INDEX, video_key
+from tests.pipeline.runtime.stamping import Stamp
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -157,38 +155,6 @@ def test_joined_tars_are_the_tar_of_all_samples(
     assert [(b + o, n) for b, part in zip(begin, found, strict=True) for o, n in part] == offsets
 
 
-class Stamp:
-    """Writes a sample a video; what `bad` names fails; `die` kills the process the first time, `broken` stops all."""
-
-    def __init__(self, folder: Path, log: Path, *, die: str = "", broken: str = "") -> None:
-        self.folder, self.log, self.die, self.broken = folder, log, die, broken
-
-    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
-        rows, failures, path = [], [], self.folder / unit.tar
-        with new_shard(path) as tar:
-            for row in unit.rows:
-                name = row["video_id"]
-                misbehave(name, self.log, die=self.die, broken=self.broken)
-                with open(self.log, "a") as log:
-                    log.write(f"{name}\n")
-                if name.endswith("7.mp4"):
-                    failures.append(failure(name, "toy", ValueError("a bad video")))
-                else:
-                    offset, length = tar.add(row["key"], {"txt": name.encode() * 100})
-                    place = {"shard": unit.shard, "offset": offset, "length": length}
-                    rows.append({"key": row["key"], **place, "maps": 1})
-                yield 1
-        yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, {"compute": 1.0})
-
-
-class DiesAfterwards(Stamp):
-    """Once, when its result has been told."""
-
-    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
-        yield from super().run(unit)
-        die_once(self.log, after=1)
-
-
 class Closed(Stamp):
     """Says when what it began is given up."""
 
@@ -221,71 +187,6 @@ def make(
 
 def visible(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("stage.json", "log.txt")}
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}  # Ray's workers must find Stamp
-    options = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
-    ray.init(address="local", num_cpus=3, runtime_env={"env_vars": paths}, **options)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Made without Ray, each shard in one go."""
-    folder = tmp_path_factory.mktemp("calm")
-    make(folder / "out", folder / "log", 20, 9, options=Ray(address="none"))
-    assert len((folder / "log").read_text().split()) == 29
-    return visible(folder / "out")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_workers_on_ray_leave_the_bytes_of_one_process(tmp_path: Path, calm: dict[str, bytes]) -> None:
-    """Three; the tests below have two."""
-    record = make(tmp_path / "out", tmp_path / "log", 20, 9, options=Ray(workers=3))
-    assert visible(tmp_path / "out") == calm
-    assert sorted((tmp_path / "log").read_text().split()) == sorted(
-        row["video_id"] for unit in shards(20, 9) for row in unit.rows
-    )
-    assert record.counts == {"done": 26, "failed": 3, "shards": 2}
-    failed = read_table(tmp_path / "out" / "failures.parquet", FAILURES)["video_id"].to_pylist()
-    assert failed == ["0/7.mp4", "0/17.mp4", "1/7.mp4"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_a_killed_worker_costs_its_part_alone(tmp_path: Path, calm: dict[str, bytes]) -> None:
-    make(tmp_path / "out", tmp_path / "log", 20, 9, die="0/13.mp4")
-    assert (tmp_path / "log.died").exists() and visible(tmp_path / "out") == calm
-    assert len((tmp_path / "log").read_text().split()) < 29 + 9
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_a_worker_killed_after_its_result_is_not_asked_again(tmp_path: Path, calm: dict[str, bytes]) -> None:
-    make(tmp_path / "out", tmp_path / "log", 20, 9, worker=DiesAfterwards)
-    assert (tmp_path / "log.died").exists() and visible(tmp_path / "out") == calm
-    assert len((tmp_path / "log").read_text().split()) == 29
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_what_is_done_of_a_shard_is_not_made_again(tmp_path: Path, calm: dict[str, bytes]) -> None:
-    """Resumed by two workers, and in this process."""
-    with pytest.raises(UserError, match="does not like"):
-        make(tmp_path / "out", tmp_path / "log", 20, 9, broken="0/18.mp4")
-    shutil.copytree(tmp_path / "out", tmp_path / "copy")
-    for out, resumed in ((tmp_path / "out", Ray(workers=2)), (tmp_path / "copy", Ray(address="none"))):
-        names = {row["video_id"] for part in kept_parts(out, shards(20, 9))[0] for row in part.unit.rows}
-        assert names
-        log = out.with_suffix(".again")  # the killed workers of the first run may still write into its own
-        make(out, log, 20, 9, options=resumed)
-        assert visible(out) == calm
-        again = log.read_text().split()
-        assert not names & set(again) and len(again) == len(set(again))
 
 
 def part(folder: Path, unit: Unit, first: int, stop: int) -> Made:

@@ -1,56 +1,28 @@
-"""Stages on a real local Ray: what is done stays done, what dies is made again, what is wrong is said."""
+"""Stages in one process, and one on Ray, killed: what is done stays, what changed is rebuilt, faults are named."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from pipeline.runtime.job import Job
 from pipeline.runtime.stage_build import build
-from pipeline.runtime.units import ShardResult, Unit
+from pipeline.runtime.units import Unit
 from schemas.config import Experiment, Ray
 from schemas.errors import UserError
-from schemas.stage import StageRecord, StageSpec, read_record
-from schemas.tables import FAILURES, GUIDE_INDEX, failure, read_table, video_key
-from tests.pipeline.runtime.misbehaving import misbehave
+from schemas.stage import StageRecord, StageSpec
+from schemas.tables import FAILURES, GUIDE_INDEX, read_table, video_key
+from tests.pipeline.runtime.misbehaving import Toy
 
 pytestmark = pytest.mark.timeout(180)
-HERE = Ray(address="none")  # the same bytes (test_parts.py) without waiting for workers to start
-
-
-class Toy:
-    """Writes a file a shard; misbehaves as its options say, once or always."""
-
-    def __init__(self, folder: Path, log: Path, *, bad: str = "", die: str = "", broken: str = "") -> None:
-        self.folder, self.log, self.bad, self.die, self.broken = folder, log, bad, die, broken
-
-    def run(self, unit: Unit) -> Iterator[int | ShardResult]:
-        with open(self.log, "a") as log:
-            log.write(f"{unit.shard}\n")
-        rows, failures = [], []
-        for row in unit.rows:
-            name = row["video_id"]
-            misbehave(name, self.log, die=self.die, broken=self.broken)
-            if self.bad and self.bad in name:
-                failures.append(failure(name, "toy", ValueError("a bad video")))
-            else:
-                rows.append({"key": row["key"], "shard": unit.shard, "offset": 0, "length": 1, "maps": 1})
-            yield 1
-        path = self.folder / f"{unit.shard:06d}.tar"
-        path.write_text(json.dumps(rows))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        yield ShardResult(unit.shard, rows, failures, {path.name: digest}, {"compute": 0.0})
+HERE = Ray(address="none")  # the same bytes (test_stage_on_ray.py) without waiting for workers to start
 
 
 def units(shards: int = 4, videos: int = 5) -> list[Unit]:
@@ -80,32 +52,8 @@ def make(
     return build(job, Experiment(workspace="unused", ray=options or Ray(workers=1), max_failures=max_failures))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One Ray for the module: starting it takes seconds."""
-    start_ray()
-    yield
-    ray.shutdown()
-
-
-def start_ray() -> None:
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}  # Ray's workers must find Toy
-    options = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
-    ray.init(address="local", num_cpus=2, runtime_env={"env_vars": paths}, **options)
-
-
 def visible(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
-
-
-def test_a_stage_is_made_once(tmp_path: Path) -> None:
-    first = make(tmp_path / "out", tmp_path / "log", options=Ray(workers=2))
-    again = make(tmp_path / "out", tmp_path / "log")
-    assert again == first == read_record(tmp_path / "out")
-    assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
-    assert first.counts == {"done": 20, "failed": 0, "shards": 4}
-    assert first.tools["no-such-package"] == "unknown"
-    assert not (tmp_path / "out" / ".parts").exists()
 
 
 def test_another_config_rebuilds_it_and_reports_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,24 +70,6 @@ def test_bad_videos_are_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     failures = read_table(tmp_path / "out" / "failures.parquet", FAILURES).to_pylist()
     assert [row["video_id"] for row in failures] == ["0/3.mp4", "1/3.mp4", "2/3.mp4", "3/3.mp4"]
     assert {row["message"] for row in failures} == {"a bad video"}
-
-
-def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
-    make(tmp_path / "killed", tmp_path / "killed.log", die="1/2.mp4", options=Ray(workers=2))
-    assert (tmp_path / "killed.died").exists()
-    assert visible(tmp_path / "killed") == visible(tmp_path / "calm")
-
-
-def test_an_error_of_the_worker_stops_the_stage_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not like 3/0"):
-        make(tmp_path / "out", tmp_path / "log", broken="3/0.mp4")
-    assert read_record(tmp_path / "out") is None
-    done = {int(path.stem) for path in (tmp_path / "out" / ".parts").glob("0*.json")}
-    make(tmp_path / "out", tmp_path / "log.again", options=HERE)  # a killed worker may still write into the first
-    assert {int(shard) for shard in (tmp_path / "log.again").read_text().split()} == {0, 1, 2, 3} - done and done
-    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
-    assert visible(tmp_path / "out") == visible(tmp_path / "calm")
 
 
 def test_no_output_at_all_is_an_error_that_quotes_the_first_reason(tmp_path: Path) -> None:
@@ -187,11 +117,6 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted((tmp_path / "log.again").read_text().split()) == ["2", "3"]
     make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
     assert visible(tmp_path / "out") == visible(tmp_path / "calm")
-
-
-def test_a_worker_that_fits_nowhere_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no room for a worker of 64 CPUs"):
-        make(tmp_path / "out", tmp_path / "log", options=Ray(cpus=64))
 
 
 def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

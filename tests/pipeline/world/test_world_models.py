@@ -28,12 +28,14 @@ def test_the_dual_encoder_finds_what_the_caption_names(frames):
     assert found["iou_8px_random"] < 0.2
 
 
+@pytest.mark.medium
 def test_the_captioner_names_what_is_there(frames):
     found = measure_blip2(MODELS / "blip2", frames)
     assert found["caption_colour"] >= 0.9
     assert found["caption_shape"] >= 0.7
 
 
+@pytest.mark.medium
 def test_captions_go_on_from_a_prompt(frames):
     few = frames.pixels[::4]
     assert caption_frames(MODELS / "blip2", few, prompt="a photo of") == caption_frames(MODELS / "blip2", few)

@@ -29,6 +29,7 @@ def faults(keep: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
 def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     """In processes of their own: what one is told holds until it ends."""
