@@ -18,6 +18,20 @@ from pathlib import Path
 
 from schemas.errors import UserError
 
+_held: set[int] = set()  # descriptors
+
+
+def _let_go() -> None:
+    """In a forked process, a loader's worker: it outlives a killed trainer by seconds, and would keep its lock."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _held:
+        os.dup2(nowhere, descriptor)  # not closed: its number would be given to another file
+    os.close(nowhere)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
@@ -34,12 +48,16 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder} is being written by {_holder(path)}: wait for it to end, or stop it") from None
         except OSError as error:  # a file system without locks
             print(f"{folder}: cannot be locked ({error.strerror}): do not write it twice at a time", file=sys.stderr)
+        _held.add(file.fileno())
         file.truncate(0)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:300],
                   "since": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
         file.write(json.dumps(holder))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            _held.discard(file.fileno())
         file.truncate(0)
 
 
