@@ -25,7 +25,7 @@ def _let_go() -> None:
     """In a forked process, a loader's worker: it outlives a killed trainer by seconds, and would keep its lock."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in _held:
-        os.dup2(nowhere, descriptor)  # not closed: its number would be given to another file
+        os.dup2(nowhere, descriptor, inheritable=False)  # not closed: its number would be given to another file
     os.close(nowhere)
     _held.clear()
 
@@ -49,16 +49,17 @@ def only_writer(folder: Path) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             print(f"{folder}: cannot be locked ({error.strerror}): do not write it twice at a time", file=sys.stderr)
         _held.add(file.fileno())
-        file.truncate(0)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:300],
-                  "since": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
-        file.write(json.dumps(holder))
-        file.flush()
         try:
+            file.truncate(0)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:300],
+                      "since": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
+            file.write(json.dumps(holder))
+            file.flush()
             yield
+            if file.fileno() in _held:  # else this is a forked process
+                file.truncate(0)
         finally:
             _held.discard(file.fileno())
-        file.truncate(0)
 
 
 def writer(folder: Path) -> str:

@@ -145,15 +145,18 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path} is missing: run the stage that writes it (tgmae status shows which)")
     try:
-        # pq.read_table would import pandas: a third of a second of every command.
+        # pq.read_table would import pandas: a third of a second of every command that reads a table.
         with pq.ParquetFile(path.absolute()) as file:  # "exp:1/..." would be taken for a URL
             found = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
+        names = found.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    missing = [name for name in schema.names if name not in found.column_names]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} has two columns of one name: it was not written by this stage")
+    missing = [name for name in schema.names if name not in names]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: it was not written by this stage")
     try:
         return found.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{path} has columns of other types than expected: {error}") from error

@@ -1,4 +1,4 @@
-"""How the tests share the cores: those of one file stay together, for its fixtures, and so do files that share one."""
+"""How the tests share the cores: a file's stay together, for its fixtures, and so do files of a group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ with suppress(ImportError):  # a GPU machine may lack it, and its tests do not n
     settings.load_profile("tgmae")
 
 
-SHARED = {"finished: Path": "finished", "tests.train.forking import": "forking"}  # what reads so -> what it waits for
+SHARED = {"finished: Path": "finished", "tests.train.forking import": "forking"}  # text in a file -> its group
 
 
 gc.disable()  # until all is imported: a tenth of the imports' time
@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out files, as one those that share what takes long: a workspace, or a process that has loaded torch."""
+    """Hands out files, those of a group as one: they share a workspace, or a process that has loaded torch."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
@@ -57,12 +57,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    gc.enable()  # in the process that collects nothing itself
     config.option.loadscopereorder = False  # the order below holds
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares comes first, then files with other slow tests, or one core ends with a long one alone."""
+    """Groups come first, then files with other slow tests, or one core ends with a long one alone."""
     items.sort(key=lambda item: [not _reads(str(item.path), text) for text in (*SHARED, "mark.slow")])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +33,7 @@ def test_a_killed_holder_s_forked_processes_keep_no_lock(tmp_path: Path) -> None
     ours, theirs = FORK.Pipe()
     holder = FORK.Process(target=hold, args=(folder, theirs))
     holder.start()
+    theirs.close()
     worker = ours.recv()
     try:
         assert f"process {holder.pid} on " in writer(folder)
@@ -42,10 +45,29 @@ def test_a_killed_holder_s_forked_processes_keep_no_lock(tmp_path: Path) -> None
         with only_writer(folder):
             assert f"process {os.getpid()} on " in writer(folder)
     finally:
+        holder.kill()
         os.kill(worker, signal.SIGKILL)
 
 
-def test_an_error_inside_ends_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="inside"), only_writer(tmp_path / "run"):
-        raise ValueError("inside")
-    assert writer(tmp_path / "run") == ""
+def fail_then_fork(folder: Path, to_test: Connection) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    with suppress(OSError), only_writer(folder):
+        raise AssertionError("the disk is full")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with open(folder / "data", encoding="utf-8") as file:
+        reader = FORK.Process(target=lambda: to_test.send(file.read()))
+        reader.start()
+        reader.join()
+
+
+def test_a_lock_that_could_not_be_written_leaves_other_files_alone(tmp_path: Path) -> None:
+    """The next file that is opened has its number."""
+    (tmp_path / "data").write_text("content")
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=fail_then_fork, args=(tmp_path, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "content"
+    process.join()
+    assert process.exitcode == 0 and writer(tmp_path) == ""

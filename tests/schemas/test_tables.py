@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.atomic import replacing
 from schemas.errors import UserError
@@ -47,6 +50,23 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="lacks the columns"):
         read_table(tmp_path / "other.parquet", FAILURES)
+    twice = pa.table([["a"], ["b"]], names=["key", "key"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match="two columns of one name"):
+        read_table(tmp_path / "twice.parquet", FAILURES)
+
+
+@given(place=st.integers(0, 10_000), value=st.integers(0, 255))
+def test_a_damaged_table_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "t.parquet"
+    write_table(path, ROWS, FAILURES)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] = value
+    path.write_bytes(content)
+    with suppress(UserError):  # any other error fails the test
+        assert read_table(path, FAILURES).schema == FAILURES
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

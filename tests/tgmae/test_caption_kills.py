@@ -65,7 +65,7 @@ def calm(finished: Path, folder: Path) -> dict[str, bytes]:
 def test_a_command_is_killed_and_in_the_next_one_a_worker(finished: Path, tmp_path: Path) -> None:
     """The second command does what the first had not done, and begins again what its dead worker had in hand.
 
-    The first does without Ray; one on Ray is killed in test_stage_build.py.
+    The first does without Ray; one on Ray is killed in test_stage_on_ray.py.
     """
     expected, workspace = calm(finished, tmp_path / "calm"), workspace_of(finished, tmp_path / "w")
     process = start(finished, workspace, "ray.address=none")

@@ -65,12 +65,14 @@ def main() -> None:
 
     found = []
     for command in json.loads(Path(sys.argv[1]).read_bytes()):
-        if command["hazard"] != "full":  # there trainers are processes of their own, as for a user
-            start_trainer.set(train)
+        # On a full disk a trainer is a process of its own, as for a user.
+        here = None if command["hazard"] == "full" else start_trainer.set(train)
         with full() if command["hazard"] == "full" else read_only(Path(command["folder"])):
             status, errors = called(command["arguments"])
         again, _ = called(command["arguments"])
         found.append({"status": status, "errors": errors, "again": again})
+        if here is not None:
+            start_trainer.reset(here)
     print(json.dumps(found))
 
 

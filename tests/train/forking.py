@@ -25,7 +25,6 @@ from train.__main__ import main
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload([
     "tests.train.forking", "train.pretrain", "train.finetune", "torch._dynamo", "torch.utils.tensorboard",
-    "pyarrow.dataset",
 ])  # fmt: skip
 
 

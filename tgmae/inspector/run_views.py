@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
@@ -147,8 +148,7 @@ def neighbours(workspace: Workspace, name: str, key: str) -> list[dict[str, Any]
     path = workspace.run(name) / "retrieve" / "neighbours.parquet"
     if not path.is_file():
         return []
-    found: list[dict[str, Any]] = pq.read_table(path.absolute(), filters=[("key", "==", key)]).to_pylist()
-    return found
+    return _rows(path, key=key)
 
 
 def queries(workspace: Workspace, name: str, most: int = 200) -> list[tuple[str, str]]:
@@ -161,6 +161,8 @@ def queries(workspace: Workspace, name: str, most: int = 200) -> list[tuple[str,
     return [(row["key"], row["video_id"]) for row in rows[:most]]
 
 
-def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path.absolute(), columns=columns).to_pylist()
+def _rows(path: Path, columns: list[str] | None = None, key: str | None = None) -> list[dict[str, Any]]:
+    with pq.ParquetFile(path.absolute()) as file:
+        found = file.read(columns=columns)
+    rows: list[dict[str, Any]] = (found if key is None else found.filter(pc.equal(found["key"], key))).to_pylist()
     return rows

@@ -1,4 +1,4 @@
-"""Workers that write tars, which can be made and joined in parts. Ray's workers import this."""
+"""Workers that write tars, made in parts and joined. Ray's workers import this, and torch with webdataset."""
 
 from __future__ import annotations
 

@@ -1,13 +1,7 @@
-"""Stages in one process, and one on Ray, killed: what is done stays, what changed is rebuilt, faults are named."""
+"""Stages in one process: what is done stays done, what changed is rebuilt, what is wrong is said."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -84,39 +78,6 @@ def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds files that tgmae did not write"):
         make(tmp_path / "out", tmp_path / "log")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
-
-
-@pytest.mark.medium
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The driver itself is killed (SIGKILL) in the middle; the second run makes only the missing shards."""
-    program = textwrap.dedent(
-        f"""
-        import sys, time
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_stage_build
-        class Slow(test_stage_build.Toy):
-            def run(self, unit):
-                if unit.shard >= 2:
-                    time.sleep(600)
-                yield from super().run(unit)
-        test_stage_build.Toy = Slow
-        test_stage_build.make(Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "log")!r}))
-        """
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, env=environment)
-    parts = tmp_path / "out" / ".parts"
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("00000[01].json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert sorted(path.name for path in parts.glob("0*.json")) == ["000000.json", "000001.json"]
-    make(tmp_path / "out", tmp_path / "log.again", options=HERE)
-    assert sorted((tmp_path / "log.again").read_text().split()) == ["2", "3"]
-    make(tmp_path / "calm", tmp_path / "calm.log", options=HERE)
-    assert visible(tmp_path / "out") == visible(tmp_path / "calm")
 
 
 def test_shards_that_are_cut_otherwise_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
