@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,13 +24,14 @@ SMALL = {
 }  # fmt: skip
 
 
-def test_every_file_is_kept_or_recorded_and_pretraining_runs(tmp_path: Path, tgmae: Callable[..., Any]) -> None:
+def test_every_file_is_kept_or_recorded_and_pretraining_runs(tmp_path: Path) -> None:
     from schemas.toml import dump
 
     overrides = [f"{key}={value}" for key, value in SMALL.items()]
     config = tmp_path / "real.toml"
     config.write_text(dump(demo_experiment(tmp_path, Path(CLIPS), overrides)), encoding="utf-8")
-    tgmae("run", config)
+    done = subprocess.run([sys.executable, "-m", "tgmae", "run", str(config)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
     workspace = tmp_path / "workspace"
     kept = set(pq.read_table(workspace / "clips" / "index.parquet").column("video_id").to_pylist())
