@@ -32,8 +32,7 @@ with suppress(ImportError):  # a GPU machine may lack it, and its tests do not n
 
 SHARED = {"finished: Path": "finished", "tests.train.forking import": "forking"}  # text in a file -> its group
 
-
-gc.disable()  # until all is imported: a tenth of the imports' time
+gc.disable()  # until all is imported: a fifth of the imports' time
 
 
 def pytest_collection_finish() -> None:

@@ -164,5 +164,7 @@ def queries(workspace: Workspace, name: str, most: int = 200) -> list[tuple[str,
 def _rows(path: Path, columns: list[str] | None = None, key: str | None = None) -> list[dict[str, Any]]:
     with pq.ParquetFile(path.absolute()) as file:
         found = file.read(columns=columns)
-    rows: list[dict[str, Any]] = (found if key is None else found.filter(pc.equal(found["key"], key))).to_pylist()
+    if key is not None:
+        found = found.filter(pc.equal(found["key"], key))
+    rows: list[dict[str, Any]] = found.to_pylist()
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.runtime.units import ShardResult, Unit
+from schemas.atomic import sha256_file
 from schemas.errors import UserError
 from schemas.tables import failure
 
@@ -49,7 +49,6 @@ class Toy:
             else:
                 rows.append({"key": row["key"], "shard": unit.shard, "offset": 0, "length": 1, "maps": 1})
             yield 1
-        path = self.folder / f"{unit.shard:06d}.tar"
+        path = self.folder / unit.tar
         path.write_text(json.dumps(rows))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        yield ShardResult(unit.shard, rows, failures, {path.name: digest}, {"compute": 0.0})
+        yield ShardResult(unit.shard, rows, failures, {unit.tar: sha256_file(path)}, {"compute": 0.0})

@@ -13,7 +13,7 @@ from tests.pipeline.runtime.misbehaving import die_once, misbehave
 
 
 class Stamp:
-    """Writes a sample a video; what `bad` names fails; `die` kills the process the first time, `broken` stops all."""
+    """Writes a sample a video; each tenth fails; at `die` the process is killed once, `broken` stops the stage."""
 
     def __init__(self, folder: Path, log: Path, *, die: str = "", broken: str = "") -> None:
         self.folder, self.log, self.die, self.broken = folder, log, die, broken

@@ -46,10 +46,6 @@ def make(
     return build(job, Experiment(workspace="unused", ray=options or Ray(workers=1), max_failures=max_failures))
 
 
-def visible(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
-
-
 def test_another_config_rebuilds_it_and_reports_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make(tmp_path / "out", tmp_path / "log", options=HERE)
     second = make(tmp_path / "out", tmp_path / "log", config={"a": 2}, options=HERE)

@@ -26,6 +26,7 @@ from tests.pipeline.runtime.test_parts import shards, visible
 from tests.pipeline.runtime.test_stage_build import HERE
 from tests.pipeline.runtime.test_stage_build import make as toys
 
+ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
@@ -42,10 +43,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, request: pytest.Fixtu
     first left, makes only the missing shards."""
     program = textwrap.dedent(
         f"""
-        import sys, time
+        import time
         from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_stage_build
+        from tests.pipeline.runtime import test_stage_build
         class Slow(test_stage_build.Toy):
             def run(self, unit):
                 if unit.shard >= 2:
@@ -55,8 +55,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, request: pytest.Fixtu
         test_stage_build.make(Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "log")!r}))
         """
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, env=environment)
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, cwd=ROOT)
     parts = tmp_path / "out" / ".parts"
     deadline = time.monotonic() + 120
     while len(list(parts.glob("00000[01].json"))) < 2 and time.monotonic() < deadline:
