@@ -90,7 +90,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path.absolute()) as file:  # "exp:1/..." would be taken for a URL
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 number += 1

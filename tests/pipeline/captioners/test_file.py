@@ -59,6 +59,14 @@ def test_a_table_is_joined_and_says_what_is_missing(
     assert "1 entries cannot be used" in said and "names no video" in said
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_relative_path_is_no_url(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exp:1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "exp:1" / f"c.{suffix}", ROWS).relative_to(tmp_path)
+    assert texts(FileCaptioner(CaptionFile(path=str(path)), MANIFEST), "run/a.mp4") == ["one", "two"]
+
+
 @pytest.mark.parametrize("name", ["run/a.mp4", "./run/a.mp4", "run/a", "a.mp4", "a"])
 def test_a_video_may_be_named_by_path_name_or_stem(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "c.csv", [{"video_id": name, "text": "one"}])
