@@ -31,7 +31,7 @@ picture of a red star would be red enough."""
 
 def clip_config() -> dict[str, Any]:
     """An open_clip_config.json. The tokenizer lies in the same folder: for a local-dir: model open_clip looks there
-    whatever `hf_tokenizer_name` says, as long as it says something."""
+    whatever `hf_tokenizer_name` holds, unless it is empty."""
     words = vocabulary()
     text = {
         "context_length": CONTEXT, "vocab_size": len(words), "hf_tokenizer_name": "world", "width": 96, "heads": 3,

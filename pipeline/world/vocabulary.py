@@ -108,7 +108,7 @@ def build_tokenizer(*, adds_eos: bool) -> PreTrainedTokenizerFast:
     """Lower-cased words and punctuation; what it does not know is <unk>.
 
     adds_eos: CLIP's text tower reads its embedding off </s>, so its tokenizer writes <s> words </s>, padded on the
-    right. A language model goes on from where the prompt ends, so BLIP-2's, like OPT's, writes <s> words, padded on
+    right. A language model continues from the end of the prompt, so BLIP-2's, like OPT's, writes <s> words, padded on
     the left.
     """
     words = {word: number for number, word in enumerate(vocabulary())}

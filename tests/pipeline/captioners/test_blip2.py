@@ -62,7 +62,7 @@ def save_blip2(folder: Path, language: str = "opt", seed: int = 0) -> Path:
     )
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(config).eval()
-    # Random weights of the usual size say the same of every picture; larger ones tell pictures apart.
+    # Random weights of the usual size caption every picture alike; larger ones tell pictures apart.
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
